@@ -1,0 +1,6 @@
+//! Everything of lvscheck that touches the world: capture files, descriptions of directors, comparison with goldens,
+//! diagnosis and reports. The forwarding itself is [`lvscheck_engine`]'s.
+
+pub mod capture;
+pub mod compare;
+pub mod describe;

@@ -1,0 +1,62 @@
+//! What a director is: plain data, filled by whoever reads rules, snapshots or a command line.
+//!
+//! Every description (design section 5) ends in one [`DirectorConfig`]. Services and real servers are not listed as a
+//! finished table but as the [`Command`]s that make it, in order: the order matters (a new server goes to the head of its
+//! service's list), and changes while traffic runs are the same commands at a later time.
+
+mod command;
+mod dpvs;
+mod link;
+mod service;
+mod sysctl;
+
+pub use command::{ArpAnnouncement, Command, ScheduledCommand};
+pub use dpvs::{DpvsSettings, DpvsTimeouts, SynProxySettings, UoaMode};
+pub use link::{
+    Address, AddressScope, Interface, InterfaceId, LocalNetwork, MacAddr, MarkRule, NeighbourEntry, Network, Route, RouteKind,
+    VlanProtocol, VlanTag,
+};
+pub use service::{
+    AddressList, DpvsServiceSettings, Family, ForwardingMethod, HashTarget, MatchRule, Persistence, PersistenceEngine, Protocol,
+    ProxyProtocol, SchedulerFlags, SchedulerKind, ServerKey, ServerSettings, ServiceKey, ServiceSettings, TimeoutSettings,
+    Tunnel, TunnelChecksum, TunnelKind,
+};
+pub use sysctl::{InterfaceSysctls, SysctlError, Sysctls, VsSysctls};
+
+use crate::profile::Profile;
+
+/// A whole director.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DirectorConfig {
+    /// Which system it is: all that differs between kernels and DPVS, as data.
+    pub profile: Profile,
+    /// Links, in the order of the system; [`InterfaceId`] indexes this list.
+    pub interfaces: Vec<Interface>,
+    /// Routes of both families. Those that addresses imply (local, on-link) are listed too when the source lists them;
+    /// the engine adds the missing ones.
+    pub routes: Vec<Route>,
+    /// Networks delivered locally, as `ip route add local NETWORK dev lo`.
+    pub local_networks: Vec<LocalNetwork>,
+    /// Known neighbours.
+    pub neighbours: Vec<NeighbourEntry>,
+    /// Firewall marks, first match sets the mark.
+    pub marks: Vec<MarkRule>,
+    /// Kernel settings.
+    pub sysctls: Sysctls,
+    /// Services, real servers and whatever else is set up before the first frame, in order.
+    pub commands: Vec<Command>,
+    /// Changes while traffic runs, in order of time.
+    pub changes: Vec<ScheduledCommand>,
+    /// Settings of dpvs.conf; only read under a DPVS profile.
+    pub dpvs: DpvsSettings,
+    /// Frames longer than the link's MTU arrive, as captures with segmentation offload hold them. False: such a frame
+    /// cannot have arrived over the link and is dropped, as a real link would.
+    pub receive_offload: bool,
+}
+
+impl DirectorConfig {
+    /// The interface of that name.
+    pub fn interface(&self, name: &str) -> Option<InterfaceId> {
+        self.interfaces.iter().position(|interface| interface.name == name).map(|index| InterfaceId(index as u16))
+    }
+}

@@ -1,0 +1,111 @@
+//! A director: the serial composition, one frame at a time through all parts. This is the library's API, and the
+//! reference that the batch composition must equal byte for byte.
+
+use crate::config::{DirectorConfig, InterfaceId, ServerKey, ServiceKey};
+use crate::draws::Draws;
+use crate::listing::{ConnectionView, ServiceView};
+use crate::output::Output;
+use crate::profile::System;
+use crate::time::Nanos;
+use crate::verdict::{Names, Verdict};
+use crate::{dpvs, linux};
+
+/// A configuration that can't work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ConfigError {
+    /// What can't work, and what to do about it.
+    pub message: String,
+    /// The index in [`DirectorConfig::commands`] of the command at fault.
+    pub command: Option<usize>,
+}
+
+/// One frame that arrives.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// When.
+    pub time: Nanos,
+    /// On which link.
+    pub interface: InterfaceId,
+    /// The Ethernet frame without FCS, as captured.
+    pub frame: &'a [u8],
+    /// How many bytes the frame had on the wire; more than `frame` holds when the capture's snap length cut it.
+    pub wire_len: u32,
+}
+
+/// A director.
+#[derive(Clone, Debug)]
+pub struct Director {
+    system: SystemDirector,
+}
+
+#[derive(Clone, Debug)]
+enum SystemDirector {
+    Linux(Box<linux::Director>),
+    Dpvs(Box<dpvs::Director>),
+}
+
+impl Director {
+    /// A director as described, at rest.
+    ///
+    /// # Errors
+    /// A command that the director can't carry out.
+    pub fn new(config: &DirectorConfig, draws: Draws) -> Result<Director, ConfigError> {
+        let system = match config.profile.system {
+            System::Linux => SystemDirector::Linux(Box::new(linux::Director::new(config, draws)?)),
+            System::Dpvs => SystemDirector::Dpvs(Box::new(dpvs::Director::new(config, draws)?)),
+        };
+        Ok(Director { system })
+    }
+
+    /// Takes one frame in. Timers and scheduled changes that are due before it come first, at their own times. The frames
+    /// that leave are added to `out`; when a link is slow to resolve, some leave in a later call.
+    ///
+    /// The first call's time is the origin of [`crate::config::ScheduledCommand::after`].
+    pub fn receive(&mut self, arrival: Arrival<'_>, out: &mut Output) -> Verdict {
+        match &mut self.system {
+            SystemDirector::Linux(director) => director.receive(arrival, out),
+            SystemDirector::Dpvs(director) => director.receive(arrival, out),
+        }
+    }
+
+    /// Lets time pass: timers and scheduled changes up to and including `now`.
+    pub fn advance(&mut self, now: Nanos, out: &mut Output) {
+        match &mut self.system {
+            SystemDirector::Linux(director) => director.advance(now, out),
+            SystemDirector::Dpvs(director) => director.advance(now, out),
+        }
+    }
+
+    /// Services with their real servers, those that were removed left out, in the order of `ipvsadm -Ln`.
+    pub fn services(&self) -> Vec<ServiceView> {
+        match &self.system {
+            SystemDirector::Linux(director) => director.services(),
+            SystemDirector::Dpvs(director) => director.services(),
+        }
+    }
+
+    /// The connection table, templates included, ordered by protocol, client and service.
+    pub fn connections(&self, now: Nanos) -> Vec<ConnectionView> {
+        match &self.system {
+            SystemDirector::Linux(director) => director.connections(now),
+            SystemDirector::Dpvs(director) => director.connections(now),
+        }
+    }
+}
+
+impl Names for Director {
+    fn service(&self, number: u32) -> Option<&ServiceKey> {
+        match &self.system {
+            SystemDirector::Linux(director) => director.service(number),
+            SystemDirector::Dpvs(director) => director.service(number),
+        }
+    }
+
+    fn server(&self, number: u32) -> Option<&ServerKey> {
+        match &self.system {
+            SystemDirector::Linux(director) => director.server(number),
+            SystemDirector::Dpvs(director) => director.server(number),
+        }
+    }
+}
