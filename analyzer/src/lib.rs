@@ -4,4 +4,6 @@
 pub mod capture;
 pub mod compare;
 pub mod describe;
+
+pub mod exit;
 pub mod generate;
