@@ -1,1 +1,158 @@
-//! To be written.
+//! Descriptions of directors: rules, keepalived.conf, setup scripts, snapshot folders, lvs.toml, or a bare capture. All end
+//! in one [`DirectorConfig`] (design section 5).
+//!
+//! Parsers never panic and never guess silently: what is doubtful becomes a [`Warning`], what is made up stands in
+//! [`Description::assumed`], what can't be is a [`DescribeError`] that names the place.
+
+mod builder;
+mod firewall;
+mod iproute;
+mod lvs_toml;
+mod options;
+mod problem;
+mod rules;
+mod script;
+mod snapshot;
+mod words;
+
+pub use problem::{DescribeError, Place, Problem, Warning};
+
+use builder::Builder;
+use lvs_toml::LvsToml;
+use lvscheck_engine::config::DirectorConfig;
+use lvscheck_engine::director::ConfigError;
+use lvscheck_engine::profile::Profile;
+use std::path::Path;
+
+/// A director, and how much of it was described.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// The director.
+    pub config: DirectorConfig,
+    /// What is doubtful in the description.
+    pub warnings: Vec<Warning>,
+    /// What no description said and was therefore assumed, in sentences.
+    pub assumed: Vec<String>,
+    /// Where each of [`DirectorConfig::commands`] stands; none for what no file holds.
+    pub places: Vec<Option<Place>>,
+}
+
+impl Description {
+    /// An error of the engine about one of the commands, with the place where the command stands.
+    pub fn explain(&self, error: &ConfigError) -> DescribeError {
+        let place = error.command.and_then(|index| self.places.get(index)).cloned().flatten();
+        Problem { place, message: error.message.clone(), help: None }.into()
+    }
+
+    fn from_builder(builder: Builder) -> Description {
+        Description { config: builder.config, warnings: builder.warnings, assumed: builder.assumed, places: builder.places }
+    }
+}
+
+/// Reads a description: a snapshot folder, or a file of any kind that lvscheck knows.
+///
+/// # Errors
+/// A file that can't be read, or says what can't be.
+pub fn load(path: &Path) -> Result<Description, DescribeError> {
+    let mut builder = Builder::default();
+    if path.is_dir() {
+        folder(&mut builder, path)?
+    } else {
+        file(&mut builder, path)?
+    }
+    Ok(Description::from_builder(builder))
+}
+
+fn read(path: &Path) -> Result<String, DescribeError> {
+    let bytes = std::fs::read(path).map_err(|source| DescribeError::Unreadable { path: path.to_owned(), source })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A file by itself; its name tells lvs.toml and keepalived.conf, its content the others.
+fn file(builder: &mut Builder, path: &Path) -> Result<(), DescribeError> {
+    let text = read(path)?;
+    let name = path.display().to_string();
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        let toml = LvsToml::parse(&name, &text)?;
+        if let Some(profile) = toml.profile()? {
+            builder.config.profile = profile.clone();
+        }
+        toml.links(builder)?;
+        toml.rest(builder)?;
+    } else if text.lines().any(|line| line.trim_start().starts_with('-')) {
+        rules::read(builder, &name, &text)?;
+    } else {
+        script::read(builder, &name, &text)?;
+    }
+    Ok(())
+}
+
+/// A snapshot folder: links first, then what refers to them, then services; lvs.toml adds and overrides.
+fn folder(builder: &mut Builder, path: &Path) -> Result<(), DescribeError> {
+    let name = |file: &str| path.join(file).display().to_string();
+    let optional = |file: &str| -> Result<Option<String>, DescribeError> {
+        let path = path.join(file);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    };
+    let toml_name = name("lvs.toml");
+    let toml_text = optional("lvs.toml")?;
+    let toml = toml_text.as_deref().map(|text| LvsToml::parse(&toml_name, text)).transpose()?;
+    let told = toml.as_ref().map(LvsToml::profile).transpose()?.flatten();
+    let release = optional("uname.txt")?;
+    if let Some(profile) = told.or(release.as_deref().map(Profile::by_release)) {
+        builder.config.profile = profile.clone();
+    }
+    let addresses = optional("ip-addr.json")?;
+    if let Some(text) = &addresses {
+        snapshot::addresses(builder, &name("ip-addr.json"), text)?;
+    }
+    if let Some(toml) = &toml {
+        toml.links(builder)?;
+    }
+    if let Some(text) = &addresses {
+        snapshot::unexplained_links(builder, &name("ip-addr.json"), text)?;
+    }
+    for (file, ipv6) in [("ip-route.json", false), ("ip6-route.json", true)] {
+        if let Some(text) = optional(file)? {
+            snapshot::routes(builder, &name(file), &text, ipv6)?;
+        }
+    }
+    if let Some(text) = optional("ip-neigh.json")? {
+        snapshot::neighbours(builder, &name("ip-neigh.json"), &text)?;
+    }
+    if let Some(text) = optional("sysctl.txt")? {
+        snapshot::sysctls(builder, &name("sysctl.txt"), &text)?;
+    }
+    if let Some(text) = optional("ipvsadm-timeout.txt")? {
+        snapshot::timeouts(builder, &name("ipvsadm-timeout.txt"), &text)?;
+    }
+    if let Some(text) = optional("ipvsadm.rules")? {
+        rules::read(builder, &name("ipvsadm.rules"), &text)?;
+    }
+    if let Some(text) = optional("setup.sh")? {
+        script::read(builder, &name("setup.sh"), &text)?;
+    }
+    if let Some(toml) = &toml {
+        toml.rest(builder)?;
+    }
+    note_unknown_files(builder, path);
+    Ok(())
+}
+
+/// A misspelt file name would otherwise go unnoticed. Captures and what a recording leaves beside are no concern.
+fn note_unknown_files(builder: &mut Builder, path: &Path) {
+    let Ok(entries) = std::fs::read_dir(path) else { return };
+    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    for name in names {
+        let capture = name.contains(".pcap");
+        if !capture && !snapshot::FILES.contains(&name.as_str()) && name != "ip-neigh-after.json" {
+            let mut problem = Problem::new("this file is not part of a snapshot and was ignored")
+                .in_file(&path.join(&name).display().to_string());
+            if let Some(near) = problem::nearest(&name, snapshot::FILES.iter().copied()) {
+                problem = problem.help(format!("did you mean `{near}`?"));
+            }
+            builder.warnings.push(problem);
+        }
+    }
+}

@@ -13,8 +13,8 @@ mod sysctl;
 pub use command::{ArpAnnouncement, Command, ScheduledCommand};
 pub use dpvs::{DpvsSettings, DpvsTimeouts, SynProxySettings, UoaMode};
 pub use link::{
-    Address, AddressScope, Interface, InterfaceId, LocalNetwork, MacAddr, MarkRule, NeighbourEntry, Network, Route, RouteKind,
-    VlanProtocol, VlanTag,
+    Address, AddressScope, Interface, InterfaceId, LocalNetwork, MacAddr, MacAddrError, MarkRule, NeighbourEntry, Network, Route,
+    RouteKind, VlanProtocol, VlanTag,
 };
 pub use service::{
     AddressList, DpvsServiceSettings, Family, ForwardingMethod, HashTarget, MatchRule, Persistence, PersistenceEngine, Protocol,
