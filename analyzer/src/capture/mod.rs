@@ -1,5 +1,6 @@
 //! Capture files in and out: the only place that knows their formats.
 
+mod bulk;
 mod compress;
 mod error;
 mod format;
@@ -8,6 +9,7 @@ mod reader;
 mod time;
 mod writer;
 
+pub use bulk::{BulkReader, BulkWindow};
 pub use error::{CaptureError, Damage};
 pub use format::{CaptureInterface, MAX_RECORD, Record};
 pub use reader::{Reader, Window};

@@ -360,6 +360,12 @@ pub fn run(args: &GenerateArgs) -> Result<Generated, GenerateError> {
         let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         let bytes = plan.write(file.as_file_mut()).map_err(failed)?;
+        // A temporary file is private; a capture gets the usual permissions.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
+        }
         file.persist(&args.file).map_err(|error| failed(error.error))?;
         bytes
     };
