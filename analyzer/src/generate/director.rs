@@ -133,4 +133,22 @@ mod tests {
             assert!(script.lines().any(|found| found == line), "{line}\n{script}");
         }
     }
+
+    #[test]
+    fn the_script_describes_a_director() {
+        for (mode, on_link) in [(Method::Dr, false), (Method::Nat, true), (Method::Tunnel, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut args = GenerateArgs::new(&folder.path().join("traffic.pcap"));
+            args.protocol = "tcp,udp,sctp".parse().unwrap();
+            args.family = "ipv4,ipv6".parse().unwrap();
+            args.director = Some(folder.path().to_owned());
+            (args.mode, args.on_link) = (mode, on_link);
+            super::super::run(&args).unwrap();
+            let config = crate::describe::load(folder.path()).unwrap().config;
+            let eth0 = config.interface("eth0").unwrap();
+            assert_eq!(config.interfaces[usize::from(eth0.0)].mac, args.director_mac);
+            assert_eq!(config.commands.len(), 6 * (1 + 4), "{:?}", config.commands);
+            assert_eq!(config.neighbours.len(), if on_link { 8 } else { 10 });
+        }
+    }
 }
