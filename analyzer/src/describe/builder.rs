@@ -32,6 +32,8 @@ pub struct Builder {
     pub warnings: Vec<Warning>,
     /// What was assumed, in sentences.
     pub assumed: Vec<String>,
+    /// Ethernet addresses of real servers of which no link is described.
+    pub server_macs: Vec<(IpAddr, MacAddr)>,
 }
 
 impl Builder {

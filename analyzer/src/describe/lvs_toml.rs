@@ -697,8 +697,12 @@ impl<'a> LvsToml<'a> {
             ServerSettings { method, weight, upper_threshold: server.upper_threshold, lower_threshold: server.lower_threshold };
         if let Some(text) = &server.mac {
             let mac = self.mac(text)?;
-            let interface = self.towards(builder, &server.address, address)?;
-            builder.add_neighbour(NeighbourEntry { address, mac, interface, permanent: true });
+            if builder.config.interfaces.is_empty() {
+                builder.server_macs.push((address, mac));
+            } else {
+                let interface = self.towards(builder, &server.address, address)?;
+                builder.add_neighbour(NeighbourEntry { address, mac, interface, permanent: true });
+            }
         }
         let place = self.place(&server.address);
         let known = builder.config.commands.iter().position(

@@ -4,24 +4,30 @@
 //! Parsers never panic and never guess silently: what is doubtful becomes a [`Warning`], what is made up stands in
 //! [`Description::assumed`], what can't be is a [`DescribeError`] that names the place.
 
+pub mod arguments;
 mod builder;
 mod firewall;
+pub mod infer;
 mod iproute;
 mod lvs_toml;
 mod options;
 mod problem;
+pub mod roles;
 mod rules;
 mod script;
 mod snapshot;
 mod words;
 
+pub use infer::{InferOptions, Inference};
 pub use problem::{DescribeError, Place, Problem, Warning};
+pub use roles::{Role, Roles};
 
 use builder::Builder;
 use lvs_toml::LvsToml;
-use lvscheck_engine::config::DirectorConfig;
+use lvscheck_engine::config::{Command, DirectorConfig, ForwardingMethod, MacAddr, ServerKey, ServiceKey};
 use lvscheck_engine::director::ConfigError;
 use lvscheck_engine::profile::Profile;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// A director, and how much of it was described.
@@ -35,6 +41,8 @@ pub struct Description {
     pub assumed: Vec<String>,
     /// Where each of [`DirectorConfig::commands`] stands; none for what no file holds.
     pub places: Vec<Option<Place>>,
+    /// Ethernet addresses of real servers of which no link is described (`mac` in lvs.toml without interfaces).
+    pub server_macs: Vec<(IpAddr, MacAddr)>,
 }
 
 impl Description {
@@ -44,8 +52,57 @@ impl Description {
         Problem { place, message: error.message.clone(), help: None }.into()
     }
 
+    /// Whether any link with an address is described.
+    pub fn has_links(&self) -> bool {
+        self.config.interfaces.iter().any(|interface| !interface.loopback && !interface.addresses.is_empty())
+    }
+
+    /// Whether any virtual service is described.
+    pub fn has_services(&self) -> bool {
+        self.config.commands.iter().any(|command| matches!(command, Command::AddService { .. }))
+    }
+
+    /// Whether any real server is described.
+    pub fn has_servers(&self) -> bool {
+        self.config.commands.iter().any(|command| matches!(command, Command::AddServer { .. }))
+    }
+
+    /// Gives every real server another forwarding method, as `--mode` asks. Under direct routing and tunnels the port
+    /// becomes the service's, as ipvsadm would store it.
+    pub fn set_method(&mut self, method: ForwardingMethod) {
+        let keeps_port = matches!(method, ForwardingMethod::Dr | ForwardingMethod::Tunnel(_));
+        let adjust = |service: &ServiceKey, server: &mut ServerKey| {
+            if let ServiceKey::Address { port, .. } = service
+                && keeps_port
+            {
+                server.port = *port;
+            }
+        };
+        let same_kind = |known: ForwardingMethod| std::mem::discriminant(&known) == std::mem::discriminant(&method);
+        let changes = self.config.changes.iter_mut().map(|change| &mut change.command);
+        for command in self.config.commands.iter_mut().chain(changes) {
+            match command {
+                Command::AddServer { service, server, settings } | Command::EditServer { service, server, settings } => {
+                    // A described tunnel keeps its kind under `--mode tunnel`.
+                    if !same_kind(settings.method) {
+                        settings.method = method;
+                    }
+                    adjust(service, server);
+                }
+                Command::DeleteServer { service, server } => adjust(service, server),
+                _ => {}
+            }
+        }
+    }
+
     fn from_builder(builder: Builder) -> Description {
-        Description { config: builder.config, warnings: builder.warnings, assumed: builder.assumed, places: builder.places }
+        let Builder { config, places, change_places: _, warnings, assumed, server_macs } = builder;
+        Description { config, warnings, assumed, places, server_macs }
+    }
+
+    fn into_builder(self) -> Builder {
+        let Description { config, warnings, assumed, places, server_macs } = self;
+        Builder { config, places, change_places: Vec::new(), warnings, assumed, server_macs }
     }
 }
 

@@ -1,0 +1,428 @@
+//! A director from a bare capture (design sections 4 and 5): the destinations of openings are the virtual services, the
+//! host that owned their MAC becomes the director, real servers are made up. Everything made up is said.
+//!
+//! Memory is bounded: each table has a limit, beyond which new entries are only counted.
+
+mod synthesis;
+
+use super::arguments::ServerArgument;
+use super::roles::Roles;
+use super::{DescribeError, Description};
+use lvscheck_engine::config::{Command, ForwardingMethod, MacAddr, Network, Protocol, SchedulerKind, ServiceKey};
+use lvscheck_engine::packet::{Ethernet, FlowKey, Headers, Tcp, ethernet::ether_type, tcp};
+use lvscheck_engine::profile::Profile;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+/// What is told besides the capture.
+#[derive(Clone, Debug)]
+pub struct InferOptions {
+    /// What files described; its services, servers and links are kept, and only what is missing is inferred.
+    pub base: Description,
+    /// `--vip`: the virtual services; empty: from the capture.
+    pub services: Vec<ServiceKey>,
+    /// `--rs`: the real servers of each service; empty: made up.
+    pub servers: Vec<ServerArgument>,
+    /// `--lip`: FULLNAT's local addresses.
+    pub local_addresses: Vec<IpAddr>,
+    /// `--mode`; none: the described servers' own, or direct routing.
+    pub method: Option<ForwardingMethod>,
+    /// `--scheduler`; none: ipvsadm's default, wlc.
+    pub scheduler: Option<SchedulerKind>,
+    /// How many real servers to make up.
+    pub server_count: usize,
+    /// `--profile`; none: the base's, or DPVS's for FULLNAT.
+    pub profile: Option<&'static Profile>,
+}
+
+impl Default for InferOptions {
+    fn default() -> InferOptions {
+        InferOptions {
+            base: Description::default(),
+            services: Vec::new(),
+            servers: Vec::new(),
+            local_addresses: Vec::new(),
+            method: None,
+            scheduler: None,
+            server_count: 3,
+            profile: None,
+        }
+    }
+}
+
+/// Services that are kept; a scan of a whole network holds more.
+const MOST_SERVICES: usize = 10_000;
+/// Clients that are kept by address; others are reached by the default route.
+const MOST_CLIENTS: usize = 65_536;
+/// UDP flows that are told apart.
+const MOST_FLOWS: usize = 2_000_000;
+/// Links that are told apart.
+const MOST_LINKS: usize = 64;
+
+/// A link as a capture shows it: the MAC that frames were sent to, and the tags that they carried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct LinkKey {
+    mac: MacAddr,
+    /// EtherType and VLAN ID, outermost first.
+    tags: Vec<(u16, u16)>,
+}
+
+/// Why something is taken for a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Evidence {
+    Syn,
+    SynAck,
+    Datagram,
+    Init,
+    Midstream,
+}
+
+#[derive(Clone, Debug)]
+struct Found {
+    service: ServiceKey,
+    evidence: Evidence,
+    openings: u64,
+    /// How often a link's MAC stood for it.
+    links: Vec<(usize, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    link: usize,
+    mac: MacAddr,
+}
+
+/// The first pass over a capture.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    options: InferOptions,
+    /// Addresses of the described services and servers, and the director's own MACs.
+    roles: Roles,
+    /// Services are told, and only frames of their addresses are looked at.
+    told: bool,
+    told_addresses: Vec<IpAddr>,
+    links: Vec<LinkKey>,
+    found: Vec<Found>,
+    index: HashMap<(u8, IpAddr, u16), usize>,
+    midstream: HashMap<(IpAddr, u16), usize>,
+    midstream_found: Vec<Found>,
+    clients: HashMap<IpAddr, Client>,
+    /// Clients in the order of their appearance, so that the result does not depend on hashing.
+    client_order: Vec<IpAddr>,
+    more_clients: bool,
+    more_services: bool,
+    servers_seen: HashMap<IpAddr, Client>,
+    udp_flows: HashSet<FlowKey>,
+    frames: u64,
+    ip_frames: u64,
+    largest_tcp: usize,
+    largest_other: usize,
+    /// The MTU that the largest MSS option implies.
+    mss_mtu: usize,
+}
+
+impl Inference {
+    /// A pass that knows what is told.
+    pub fn new(options: InferOptions) -> Inference {
+        let roles = Roles::new(&options.base.config);
+        let described = options.base.config.commands.iter().filter_map(|command| match command {
+            Command::AddService { service, .. } => Some(service),
+            _ => None,
+        });
+        let mut told_addresses: Vec<IpAddr> = described
+            .chain(&options.services)
+            .filter_map(|service| match service {
+                ServiceKey::Address { address, .. } => Some(*address),
+                _ => None,
+            })
+            .collect();
+        let hosts = options
+            .base
+            .config
+            .marks
+            .iter()
+            .filter_map(|rule| rule.destination)
+            .filter(|network| *network == Network::host(network.address));
+        told_addresses.extend(hosts.map(|network| network.address));
+        told_addresses.sort_unstable();
+        told_addresses.dedup();
+        let told = options.base.has_services() || !options.services.is_empty();
+        Inference {
+            options,
+            roles,
+            told,
+            told_addresses,
+            links: Vec::new(),
+            found: Vec::new(),
+            index: HashMap::new(),
+            midstream: HashMap::new(),
+            midstream_found: Vec::new(),
+            clients: HashMap::new(),
+            client_order: Vec::new(),
+            more_clients: false,
+            more_services: false,
+            servers_seen: HashMap::new(),
+            udp_flows: HashSet::new(),
+            frames: 0,
+            ip_frames: 0,
+            largest_tcp: 0,
+            largest_other: 0,
+            mss_mtu: 0,
+        }
+    }
+
+    /// Whether the base describes so much that no pass over the capture is needed.
+    pub fn is_needless(&self) -> bool {
+        let base = &self.options.base;
+        base.has_links() && base.has_services() && base.has_servers()
+    }
+
+    /// Looks at one Ethernet frame; `wire_len` is its length before the capture cut it.
+    pub fn observe(&mut self, frame: &[u8], wire_len: u32) {
+        self.frames += 1;
+        let Ok(ethernet) = Ethernet::new_checked(frame) else { return };
+        if !matches!(ethernet.ether_type(), ether_type::IPV4 | ether_type::IPV6) {
+            return;
+        }
+        let packet = ethernet.payload();
+        let Ok(headers) = Headers::of(packet) else { return };
+        if self.roles.is_own(ethernet.source()) {
+            return;
+        }
+        self.ip_frames += 1;
+        let length = (wire_len as usize).saturating_sub(ethernet.payload_at()).max(headers.total_len);
+        if headers.protocol == Protocol::TCP.0 {
+            self.largest_tcp = self.largest_tcp.max(length);
+        } else if wire_len as usize >= headers.total_len + ethernet.payload_at() {
+            self.largest_other = self.largest_other.max(headers.total_len);
+        }
+        if headers.is_later_fragment() {
+            return;
+        }
+        if self.told {
+            self.observe_told(&ethernet, packet, &headers);
+        } else {
+            self.observe_freely(&ethernet, packet, &headers);
+        }
+    }
+
+    fn observe_told(&mut self, ethernet: &Ethernet<'_>, packet: &[u8], headers: &Headers) {
+        if self.told_addresses.binary_search(&headers.destination).is_ok() {
+            let flow = headers.flow(packet);
+            if let Some(Opening { evidence, .. }) = opening(headers, packet, &mut self.mss_mtu) {
+                self.service(evidence, flow, ethernet, ethernet.destination());
+            } else if !self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port)) {
+                self.service(Evidence::Midstream, flow, ethernet, ethernet.destination());
+            }
+            self.client(headers.source, ethernet.source(), ethernet, ethernet.destination());
+        } else if self.told_addresses.binary_search(&headers.source).is_ok() {
+            // One-way captures show the director's MAC as the source of replies only.
+            let flow = headers.flow(packet).reversed();
+            opening(headers, packet, &mut self.mss_mtu);
+            if !self.clients.contains_key(&headers.destination) {
+                self.service(Evidence::SynAck, flow, ethernet, ethernet.source());
+                self.client(headers.destination, ethernet.destination(), ethernet, ethernet.source());
+            }
+        }
+        let server =
+            self.options.servers.iter().any(|server| server.address == headers.source) || self.roles.is_server(headers.source);
+        if server && !self.servers_seen.contains_key(&headers.source) {
+            let link = self.link(ethernet, ethernet.destination());
+            if let Some(link) = link {
+                self.servers_seen.insert(headers.source, Client { link, mac: ethernet.source() });
+            }
+        }
+    }
+
+    fn observe_freely(&mut self, ethernet: &Ethernet<'_>, packet: &[u8], headers: &Headers) {
+        if !is_unicast(headers.destination) || !is_unicast(headers.source) || ethernet.destination().is_group() {
+            return;
+        }
+        match opening(headers, packet, &mut self.mss_mtu) {
+            Some(Opening { evidence: Evidence::SynAck, .. }) => {
+                let flow = headers.flow(packet).reversed();
+                // Only of use when the SYN was not captured.
+                if !self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port)) {
+                    self.service(Evidence::SynAck, flow, ethernet, ethernet.source());
+                    self.client(flow.source, ethernet.destination(), ethernet, ethernet.source());
+                }
+            }
+            Some(Opening { evidence: Evidence::Datagram, .. }) => {
+                let flow = headers.flow(packet);
+                if self.udp_flows.contains(&flow) || self.udp_flows.contains(&flow.reversed()) {
+                    return;
+                }
+                if self.udp_flows.len() < MOST_FLOWS {
+                    self.udp_flows.insert(flow);
+                } else if !self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port)) {
+                    return;
+                }
+                self.service(Evidence::Datagram, flow, ethernet, ethernet.destination());
+                self.client(flow.source, ethernet.source(), ethernet, ethernet.destination());
+            }
+            Some(Opening { evidence, .. }) => {
+                let flow = headers.flow(packet);
+                self.service(evidence, flow, ethernet, ethernet.destination());
+                self.client(flow.source, ethernet.source(), ethernet, ethernet.destination());
+            }
+            None if headers.protocol == Protocol::TCP.0 && self.found.is_empty() => {
+                self.midstream(ethernet, headers.flow(packet))
+            }
+            None => {}
+        }
+    }
+
+    /// A TCP segment of a connection whose start was not captured: the server is the side with the well-known, else the
+    /// lower port.
+    fn midstream(&mut self, ethernet: &Ethernet<'_>, flow: FlowKey) {
+        if flow.source_port == 0 || flow.destination_port == 0 || flow.source_port == flow.destination_port {
+            return;
+        }
+        let towards = flow.destination_port < flow.source_port;
+        let (flow, owner, other) = if towards {
+            (flow, ethernet.destination(), ethernet.source())
+        } else {
+            (flow.reversed(), ethernet.source(), ethernet.destination())
+        };
+        let known = self.midstream.len();
+        let index = *self.midstream.entry((flow.destination, flow.destination_port)).or_insert(known);
+        if index == self.midstream_found.len() {
+            if index >= MOST_SERVICES {
+                self.midstream.remove(&(flow.destination, flow.destination_port));
+                return;
+            }
+            let service = ServiceKey::Address { protocol: Protocol::TCP, address: flow.destination, port: flow.destination_port };
+            self.midstream_found.push(Found { service, evidence: Evidence::Midstream, openings: 0, links: Vec::new() });
+        }
+        let link = self.link(ethernet, owner);
+        if let (Some(found), Some(link)) = (self.midstream_found.get_mut(index), link) {
+            found.openings += 1;
+            count(&mut found.links, link);
+        }
+        self.client(flow.source, other, ethernet, owner);
+    }
+
+    /// Notes that a flow opened a service, at the link whose director side is `owner`.
+    fn service(&mut self, evidence: Evidence, flow: FlowKey, ethernet: &Ethernet<'_>, owner: MacAddr) {
+        let key = (flow.protocol, flow.destination, flow.destination_port);
+        let index = match self.index.get(&key) {
+            Some(index) => *index,
+            None if self.found.len() >= MOST_SERVICES => {
+                self.more_services = true;
+                return;
+            }
+            None => {
+                let service = ServiceKey::Address {
+                    protocol: Protocol(flow.protocol),
+                    address: flow.destination,
+                    port: flow.destination_port,
+                };
+                self.index.insert(key, self.found.len());
+                self.found.push(Found { service, evidence, openings: 0, links: Vec::new() });
+                self.found.len() - 1
+            }
+        };
+        let link = if owner.is_group() { None } else { self.link(ethernet, owner) };
+        if let Some(found) = self.found.get_mut(index) {
+            found.openings += 1;
+            found.evidence = found.evidence.min(evidence);
+            if let Some(link) = link {
+                count(&mut found.links, link);
+            }
+        }
+    }
+
+    fn client(&mut self, address: IpAddr, mac: MacAddr, ethernet: &Ethernet<'_>, owner: MacAddr) {
+        if self.clients.contains_key(&address) || mac.is_group() || owner.is_group() {
+            return;
+        }
+        if self.clients.len() >= MOST_CLIENTS {
+            self.more_clients = true;
+            return;
+        }
+        if let Some(link) = self.link(ethernet, owner) {
+            self.clients.insert(address, Client { link, mac });
+            self.client_order.push(address);
+        }
+    }
+
+    fn link(&mut self, ethernet: &Ethernet<'_>, owner: MacAddr) -> Option<usize> {
+        let same = |known: &LinkKey| {
+            known.mac == owner
+                && known.tags.len() == ethernet.tags().len()
+                && known.tags.iter().zip(ethernet.tags()).all(|(known, tag)| *known == (tag.protocol, tag.id()))
+        };
+        if let Some(index) = self.links.iter().position(same) {
+            return Some(index);
+        }
+        if self.links.len() >= MOST_LINKS {
+            return None;
+        }
+        let tags = ethernet.tags().iter().map(|tag| (tag.protocol, tag.id())).collect();
+        self.links.push(LinkKey { mac: owner, tags });
+        Some(self.links.len() - 1)
+    }
+
+    /// The director, with all that had to be made up.
+    ///
+    /// # Errors
+    /// The capture holds no flow that could be a service's, or the real servers can't serve any.
+    pub fn finish(self) -> Result<Description, DescribeError> {
+        synthesis::Synthesis::new(self).run()
+    }
+}
+
+fn count(links: &mut Vec<(usize, u64)>, link: usize) {
+    match links.iter_mut().find(|(known, _)| *known == link) {
+        Some((_, count)) => *count += 1,
+        None => links.push((link, 1)),
+    }
+}
+
+struct Opening {
+    evidence: Evidence,
+}
+
+/// Whether a packet opens a flow. A SYN's MSS option tells the MTU of its sender's link.
+fn opening(headers: &Headers, packet: &[u8], mss_mtu: &mut usize) -> Option<Opening> {
+    let transport = headers.transport(packet);
+    let evidence = match Protocol(headers.protocol) {
+        Protocol::TCP => {
+            let segment = Tcp::new_checked(transport).ok()?;
+            if !segment.has(tcp::flags::SYN) {
+                return None;
+            }
+            let overhead = if headers.source.is_ipv4() { 40 } else { 60 };
+            if let Some(mss) = maximum_segment_size(segment.options()) {
+                *mss_mtu = (*mss_mtu).max(usize::from(mss) + overhead);
+            }
+            if segment.has(tcp::flags::ACK) { Evidence::SynAck } else { Evidence::Syn }
+        }
+        Protocol::UDP if transport.len() >= 8 => Evidence::Datagram,
+        // The first chunk's type follows the common header of 12 bytes; 1 is INIT (RFC 9260 section 3.2).
+        Protocol::SCTP if transport.get(12) == Some(&1) => Evidence::Init,
+        _ => return None,
+    };
+    Some(Opening { evidence })
+}
+
+/// The value of the MSS option (RFC 9293 section 3.7.1).
+fn maximum_segment_size(mut options: &[u8]) -> Option<u16> {
+    loop {
+        match *options {
+            [1, ref rest @ ..] => options = rest,
+            [2, 4, high, low, ..] => return Some(u16::from_be_bytes([high, low])),
+            [0, ..] | [] => return None,
+            [_, length, ..] => options = options.get(usize::from(length).max(2)..)?,
+            [_] => return None,
+        }
+    }
+}
+
+/// An address that one host can have on a link: no multicast, broadcast, loopback, unspecified or IPv6 link-local one.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !(v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() || v4.is_unspecified()),
+        IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_loopback() || v6.is_unspecified() || v6.segments()[0] & 0xffc0 == 0xfe80),
+    }
+}
