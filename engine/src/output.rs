@@ -121,6 +121,11 @@ impl Output {
         }
     }
 
+    /// Says that a timer caused all frames from that one on.
+    pub fn late_from(&mut self, first: usize) {
+        self.frames.iter_mut().skip(first).for_each(|frame| frame.late = true);
+    }
+
     /// Says how many bytes of the last frame the capture did not hold.
     pub fn cut(&mut self, bytes: u32) {
         if let Some(last) = self.frames.last_mut() {
