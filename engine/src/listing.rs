@@ -90,3 +90,24 @@ pub struct ConnectionView {
     /// The persistence engine's data, such as a Call-ID.
     pub persistence_data: Option<Vec<u8>>,
 }
+
+/// DPVS: how often the clients' addresses reached the real servers of a service, and how often they could not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientAddressCounts {
+    /// Segments that carry TOA.
+    pub toa: u64,
+    /// Of them, those whose other options had to give way.
+    pub toa_after_pruning: u64,
+    /// Segments that should carry TOA and left without, for want of option room.
+    pub no_option_room: u64,
+    /// Segments that should carry TOA and left without, because they would have become longer than the MTU.
+    pub longer_than_mtu: u64,
+    /// Segments of clients that held a TOA option of the client's own making.
+    pub forged: u64,
+    /// Datagrams that carry UOA.
+    pub uoa: u64,
+    /// UOA that went ahead in a datagram of its own, because the datagram had no room.
+    pub uoa_ahead: u64,
+    /// PROXY headers that were put in front of payload.
+    pub proxy_headers: u64,
+}

@@ -1,42 +1,30 @@
-//! To be written.
-use crate::config::{DirectorConfig, ServerKey, ServiceKey};
-use crate::director::{Arrival, ConfigError};
-use crate::draws::Draws;
-use crate::listing::{ConnectionView, ServiceView};
-use crate::output::Output;
-use crate::time::Nanos;
-use crate::verdict::{DropReason, Names, Verdict};
+//! The DPVS director (iqiyi/dpvs 1.10): FULLNAT above all, and DPVS's own forms of direct routing, NAT, tunnel and SNAT.
+//!
+//! It is serial and complete in itself: DPVS shares its names with Linux's IPVS, but its tables, timers, schedulers and
+//! link layer are its own. Rules are those of reference/dpvs-fullnat.md and of the recordings; where both differ, the
+//! recordings win. Like the whole engine it draws nothing at random and never panics on a frame.
+//!
+//! A frame's way: [`receive`] takes it in and finds its connection, [`translate`] or [`tunnel`] rewrites it, [`link`] sends
+//! it. [`connection`], [`service`] and [`port_pool`] are the tables.
 
-/// To be written.
-#[derive(Clone, Debug)]
-pub struct Director {}
+mod access;
+mod connection;
+mod director;
+mod icmp;
+mod link;
+mod local_address;
+mod nat64;
+mod port_pool;
+mod proxy_protocol;
+mod receive;
+mod schedule;
+mod service;
+mod state;
+mod syn_proxy;
+mod toa;
+mod translate;
+mod tunnel;
+mod uoa;
+mod wire;
 
-impl Director {
-    /// To be written.
-    pub fn new(_config: &DirectorConfig, _draws: Draws) -> Result<Director, ConfigError> {
-        Ok(Director {})
-    }
-    /// To be written.
-    pub fn receive(&mut self, _arrival: Arrival<'_>, _out: &mut Output) -> Verdict {
-        Verdict::Dropped(DropReason::Unanswered)
-    }
-    /// To be written.
-    pub fn advance(&mut self, _now: Nanos, _out: &mut Output) {}
-    /// To be written.
-    pub fn services(&self) -> Vec<ServiceView> {
-        Vec::new()
-    }
-    /// To be written.
-    pub fn connections(&self, _now: Nanos) -> Vec<ConnectionView> {
-        Vec::new()
-    }
-}
-
-impl Names for Director {
-    fn service(&self, _number: u32) -> Option<&ServiceKey> {
-        None
-    }
-    fn server(&self, _number: u32) -> Option<&ServerKey> {
-        None
-    }
-}
+pub use director::Director;

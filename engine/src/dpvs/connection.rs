@@ -1,0 +1,206 @@
+//! The connection table: each connection is found from both sides (reference/dpvs-fullnat.md section 2).
+
+use super::port_pool::LocalPort;
+use super::state::{Direction, State};
+use super::syn_proxy::ProxiedHandshake;
+use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol};
+use crate::time::Nanos;
+use foldhash::HashMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, SocketAddr};
+
+/// What a connection is found by: protocol, source and destination of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FlowKey {
+    /// Transport protocol.
+    pub(super) protocol: Protocol,
+    /// Source of the packet.
+    pub(super) source: SocketAddr,
+    /// Its destination.
+    pub(super) destination: SocketAddr,
+}
+
+/// A connection.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    /// Which one since the start, from 0: draws are numbered by it.
+    pub(super) number: u64,
+    /// Transport protocol.
+    pub(super) protocol: Protocol,
+    /// How its packets reach the real server.
+    pub(super) method: ForwardingMethod,
+    /// The number of its service.
+    pub(super) service: u32,
+    /// The number of its real server.
+    pub(super) server: u32,
+    /// The client.
+    pub(super) client: SocketAddr,
+    /// The address and port that the client talks to.
+    pub(super) service_end: SocketAddr,
+    /// What the real server sees as its client: the local address and port under FULLNAT, else the client.
+    pub(super) local: SocketAddr,
+    /// The real server.
+    pub(super) real: SocketAddr,
+    /// Its state.
+    pub(super) state: State,
+    /// Counted as active at its real server.
+    pub(super) active: bool,
+    /// When it ends without another packet.
+    pub(super) expires: Nanos,
+    /// The service's `--conn-timeout`, seconds.
+    pub(super) timeout: Option<u32>,
+    /// Where its port must go back to: the address that owns it, and the port.
+    pub(super) port: Option<(IpAddr, LocalPort)>,
+    /// One-packet scheduling: never enters the table.
+    pub(super) one_packet: bool,
+    /// The client's first sequence number; none before the first SYN.
+    pub(super) client_start: Option<u32>,
+    /// What inserted bytes add to the client's sequence numbers, on top of the drawn offset.
+    pub(super) inserted: u32,
+    /// A client's segment with this acknowledgement number carries the client's address: one past the real server's SYN.
+    pub(super) trigger: u32,
+    /// What the real server will send next, for the RST at expiry.
+    pub(super) server_next: u32,
+    /// What the real server acknowledged last, for the RST at expiry.
+    pub(super) server_acknowledged: u32,
+    /// The first frame of the client that may use the fast path.
+    pub(super) client_path: Option<Path>,
+    /// The first frame of the real server that may use the fast path.
+    pub(super) server_path: Option<Path>,
+    /// Datagrams with UOA that went out; none when the connection carries no UOA (any more).
+    pub(super) uoa_sent: Option<u8>,
+    /// The first datagram has yet to get its PROXY header.
+    pub(super) proxy_pending: bool,
+    /// A handshake that DPVS made in the client's name.
+    pub(super) handshake: Option<Box<ProxiedHandshake>>,
+}
+
+/// How a frame came, seen by whoever answers it: the answer swaps the two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    /// Where it arrived.
+    pub(super) interface: InterfaceId,
+    /// Who sent it.
+    pub(super) peer: MacAddr,
+    /// To whom.
+    pub(super) own: MacAddr,
+}
+
+impl Connection {
+    /// The key of packets in a direction. Of an ICMP flow the client's "port" is the message type.
+    pub(super) fn key(&self, direction: Direction) -> FlowKey {
+        let protocol = self.protocol;
+        match direction {
+            Direction::In => FlowKey { protocol, source: self.client, destination: self.service_end },
+            Direction::Out => FlowKey { protocol, source: self.real, destination: self.local },
+        }
+    }
+
+    /// FULLNAT between an IPv6 client and an IPv4 real server.
+    pub(super) fn is_nat64(&self) -> bool {
+        self.client.is_ipv6() && self.real.is_ipv4()
+    }
+
+    /// Direct routing or tunnel: answers pass by unseen.
+    pub(super) fn is_one_way(&self) -> bool {
+        matches!(self.method, ForwardingMethod::Dr | ForwardingMethod::Tunnel(_))
+    }
+
+    /// FULLNAT.
+    pub(super) fn is_fullnat(&self) -> bool {
+        self.method == ForwardingMethod::FullNat
+    }
+}
+
+/// A place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ConnectionId(u32);
+
+/// All connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connections {
+    slots: Vec<Option<Box<Connection>>>,
+    free: Vec<u32>,
+    index: HashMap<FlowKey, (ConnectionId, Direction)>,
+    /// When to look at a connection again; packets that put its end off leave its entry here as it is.
+    timers: BinaryHeap<Reverse<(Nanos, ConnectionId, u64)>>,
+}
+
+impl Connections {
+    /// The connection of a packet, and which way the packet goes.
+    pub(super) fn find(&self, key: &FlowKey) -> Option<(ConnectionId, Direction)> {
+        self.index.get(key).copied()
+    }
+
+    /// Enters a connection.
+    pub(super) fn insert(&mut self, connection: Box<Connection>) -> ConnectionId {
+        let id = ConnectionId(self.free.pop().unwrap_or(self.slots.len() as u32));
+        for direction in [Direction::Out, Direction::In] {
+            self.index.insert(connection.key(direction), (id, direction));
+        }
+        self.timers.push(Reverse((connection.expires, id, connection.number)));
+        self.put_back(id, connection);
+        id
+    }
+
+    /// Takes a connection out of its place for a while, so that it can be worked on; [`Connections::put_back`] ends that.
+    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+        self.slots.get_mut(id.0 as usize)?.take()
+    }
+
+    /// Puts a connection back that was taken.
+    pub(super) fn put_back(&mut self, id: ConnectionId, connection: Box<Connection>) {
+        let at = id.0 as usize;
+        if at >= self.slots.len() {
+            self.slots.resize(at + 1, None);
+        }
+        // The earliest look must not lie behind the end.
+        if let Some(slot) = self.slots.get_mut(at) {
+            *slot = Some(connection);
+        }
+    }
+
+    /// Asks for a look at a connection at its end, which may have come nearer.
+    pub(super) fn reschedule(&mut self, id: ConnectionId, connection: &Connection) {
+        self.timers.push(Reverse((connection.expires, id, connection.number)));
+    }
+
+    /// Forgets a connection that was taken.
+    pub(super) fn forget(&mut self, id: ConnectionId, connection: &Connection) {
+        for direction in [Direction::In, Direction::Out] {
+            let key = connection.key(direction);
+            if self.index.get(&key) == Some(&(id, direction)) {
+                self.index.remove(&key);
+            }
+        }
+        self.free.push(id.0);
+    }
+
+    /// The next connection that ends at or before `now`, taken out of its place, with the time at which it ended.
+    pub(super) fn take_expired(&mut self, now: Nanos) -> Option<(Nanos, ConnectionId, Box<Connection>)> {
+        while let Some(due) = self.next_timer().filter(|due| *due <= now) {
+            let Some(Reverse((_, id, number))) = self.timers.pop() else { break };
+            let Some(connection) = self.slots.get(id.0 as usize).and_then(Option::as_ref) else { continue };
+            if connection.number != number {
+                continue;
+            }
+            if connection.expires > due {
+                self.timers.push(Reverse((connection.expires, id, number)));
+                continue;
+            }
+            return self.take(id).map(|connection| (due, id, connection));
+        }
+        None
+    }
+
+    /// When a connection has to be looked at next.
+    pub(super) fn next_timer(&self) -> Option<Nanos> {
+        self.timers.peek().map(|Reverse((due, ..))| *due)
+    }
+
+    /// All connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().flatten().map(Box::as_ref)
+    }
+}
