@@ -7,3 +7,4 @@ pub mod describe;
 
 pub mod exit;
 pub mod generate;
+pub mod throughput;
