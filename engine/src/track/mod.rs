@@ -1,1 +1,727 @@
-//! To be written.
+//! Connections, services and real servers: IPVS without packets.
+//!
+//! [`Ipvs`] is what the packet side asks: which connection is this packet of, which service wants it, which server does a new
+//! connection get; and what it tells: this packet passed, so states, timers and counters move on.
+
+mod connection;
+mod persistence;
+pub mod sctp;
+mod service;
+mod table;
+pub mod tcp;
+mod timer;
+
+pub use connection::{Connection, ConnectionId, Direction, Flags, TransportEvent};
+pub use service::{CommandError, Server, Service, Services};
+pub use table::Table;
+
+use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
+use crate::draws::Draws;
+use crate::listing::{ConnectionView, ServiceView};
+use crate::packet::FlowKey;
+use crate::schedule::{Candidate, Wanted};
+use crate::time::Nanos;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use tcp::Side;
+use timer::Timers;
+
+/// A fresh connection lives this long until its first state is known.
+const NEW_TIMEOUT: Nanos = Nanos::from_secs(3);
+/// UDP, unless `ipvsadm --set` says otherwise.
+const UDP_TIMEOUT: u32 = 300;
+/// An entry that still controls others when its time comes lives on this long (section 3.6).
+const CONTROL_TIMEOUT: Nanos = Nanos::from_secs(60);
+/// An entry that is expired "now" goes a moment later: after the packet that caused it. A jiffy at HZ=250.
+const JIFFY: Nanos = Nanos::from_millis(4);
+/// FTP data entries wait in LISTEN.
+const LISTEN_TIMEOUT: Nanos = Nanos::from_secs(120);
+const FTP: u16 = 21;
+
+/// Why no connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unscheduled {
+    /// The packet goes on to the local stack.
+    Accept,
+    /// No server can take it.
+    NoServer,
+    /// Dropped silently.
+    Drop,
+    /// Dropped by drop_packet.
+    DropRate,
+    /// A persistence engine needs a Call-ID and there is none.
+    NoCallId,
+}
+
+/// A packet that may open a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// Its flow, client to virtual address.
+    pub flow: FlowKey,
+    /// Its firewall mark.
+    pub mark: u32,
+    /// What its transport header says.
+    pub event: TransportEvent,
+    /// It is quoted in an ICMP error (schedule_icmp).
+    pub from_icmp: bool,
+    /// The Call-ID of a SIP message.
+    pub call_id: Option<&'a [u8]>,
+    /// When.
+    pub now: Nanos,
+}
+
+/// What to do with a packet of a connection whose server is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// The server is there.
+    Available,
+    /// Drop the packet.
+    Drop,
+    /// The connection is over; treat the packet as having none.
+    Over,
+}
+
+/// IPVS.
+#[derive(Clone, Debug)]
+pub struct Ipvs {
+    /// Services and servers.
+    pub services: Services,
+    table: Table,
+    timers: Timers,
+    sysctls: Sysctls,
+    tcp_timeouts: [u32; 11],
+    udp_timeout: u32,
+    drop_counter: i64,
+    candidates: Vec<Candidate>,
+    persistence_data: HashMap<ConnectionId, Vec<u8>>,
+    sip_templates: HashMap<persistence::SipKey, ConnectionId>,
+}
+
+impl Ipvs {
+    /// IPVS without any service.
+    pub fn new(sysctls: Sysctls) -> Ipvs {
+        Ipvs {
+            services: Services::default(),
+            table: Table::default(),
+            timers: Timers::default(),
+            sysctls,
+            tcp_timeouts: tcp::TIMEOUTS,
+            udp_timeout: UDP_TIMEOUT,
+            drop_counter: 0,
+            candidates: Vec::new(),
+            persistence_data: HashMap::new(),
+            sip_templates: HashMap::new(),
+        }
+    }
+
+    /// The settings changed.
+    pub fn set_sysctls(&mut self, sysctls: &Sysctls) {
+        self.sysctls = sysctls.clone();
+    }
+
+    /// Carries out an ipvsadm command; others change nothing.
+    ///
+    /// # Errors
+    /// As ipvsadm would refuse it.
+    pub fn apply(&mut self, command: &Command, now: Nanos) -> Result<(), CommandError> {
+        if let Command::SetTimeouts(settings) = command {
+            self.set_timeouts(*settings);
+        }
+        self.services.apply(command, now)?;
+        let removes = matches!(command, Command::DeleteServer { .. } | Command::DeleteService { .. } | Command::Clear);
+        if removes && self.sysctls.vs.expire_nodest_conn {
+            self.sweep_removed(now);
+        }
+        Ok(())
+    }
+
+    fn set_timeouts(&mut self, settings: TimeoutSettings) {
+        let keep = |value: Option<u32>, old: u32| value.filter(|seconds| *seconds != 0).unwrap_or(old);
+        let (established, fin_wait) = (tcp::TcpState::Established as usize, tcp::TcpState::FinWait as usize);
+        self.tcp_timeouts[established] = keep(settings.tcp, self.tcp_timeouts[established]);
+        self.tcp_timeouts[fin_wait] = keep(settings.tcp_fin, self.tcp_timeouts[fin_wait]);
+        self.udp_timeout = keep(settings.udp, self.udp_timeout);
+    }
+
+    /// With expire_nodest_conn the removal of a server ends its connections at once, and their templates with the last of
+    /// them (section 3.8).
+    fn sweep_removed(&mut self, now: Nanos) {
+        let gone: Vec<ConnectionId> = self
+            .table
+            .iter()
+            .filter(|(_, connection)| {
+                connection.controlled == 0
+                    && connection.server.is_some_and(|server| !self.services.servers[server as usize].available)
+            })
+            .map(|(id, _)| id)
+            .collect();
+        for id in gone {
+            let parent = self.table.get(id).and_then(|connection| connection.control);
+            self.expire_now(id, now);
+            if let Some(parent) = parent
+                && self.table.get(parent).is_some_and(|parent| parent.controlled <= 1)
+            {
+                self.expire_now(parent, now);
+            }
+        }
+    }
+
+    /// The table, to look at.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The connection, if it still lives.
+    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.table.get(id)
+    }
+
+    /// The connection of a packet from a client. ESP and AH follow the UDP 500 connection of their addresses.
+    pub fn lookup_in(&self, flow: &FlowKey) -> Option<ConnectionId> {
+        self.table.lookup_in(&isakmp(flow))
+    }
+
+    /// The connection of a packet from a real server.
+    pub fn lookup_out(&self, flow: &FlowKey) -> Option<ConnectionId> {
+        self.table.lookup_out(&isakmp(flow))
+    }
+
+    /// The service for a packet.
+    pub fn find_service(&self, mark: u32, flow: &FlowKey) -> Option<u32> {
+        let first = self.sysctls.ip_unprivileged_port_start;
+        self.services.find(mark, Protocol(flow.protocol), flow.destination, flow.destination_port, first)
+    }
+
+    /// Port reuse (section 3.7): whether the packet of a known connection is scheduled anew. The old connection ends then, but
+    /// still counts while the new one is scheduled.
+    pub fn reschedules(&mut self, id: ConnectionId, event: TransportEvent, now: Nanos) -> bool {
+        let Some(connection) = self.table.get(id) else { return false };
+        if !event.opens() {
+            return false;
+        }
+        let quiesced = connection.server.is_some_and(|server| self.services.servers[server as usize].settings.weight == 0);
+        let mode = self.sysctls.vs.conn_reuse_mode;
+        let ended = match event {
+            TransportEvent::Tcp(_) => {
+                connection.state == tcp::TcpState::TimeWait as u8
+                    || connection.state == tcp::TcpState::Close as u8
+                    || (mode & 2 != 0 && connection.state == tcp::TcpState::FinWait as u8 && connection.flags.no_output)
+            }
+            TransportEvent::Sctp(_) => connection.state == sctp::CLOSED,
+            TransportEvent::Udp | TransportEvent::None => false,
+        };
+        let reschedule = (self.sysctls.vs.expire_nodest_conn && quiesced) || (mode != 0 && connection.control.is_none() && ended);
+        if reschedule && connection.controlled == 0 {
+            self.expire_now(id, now);
+        }
+        reschedule
+    }
+
+    /// Whether the connection's server is still there (section 3.8).
+    pub fn availability(&mut self, id: ConnectionId, now: Nanos) -> Availability {
+        let available = self
+            .table
+            .get(id)
+            .and_then(|connection| connection.server)
+            .is_none_or(|server| self.services.servers[server as usize].available);
+        if available {
+            Availability::Available
+        } else if self.sysctls.vs.expire_nodest_conn {
+            self.expire_now(id, now);
+            Availability::Over
+        } else {
+            Availability::Drop
+        }
+    }
+
+    /// Ends an entry a moment after now, and hides it from lookups.
+    pub fn expire_now(&mut self, id: ConnectionId, now: Nanos) {
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.expires = now + JIFFY;
+            connection.flags.hidden = true;
+            self.timers.insert(now + JIFFY, id);
+        }
+    }
+
+    /// Tries to make a connection for a packet that has none (section 1.5).
+    ///
+    /// # Errors
+    /// No connection, and why.
+    pub fn open(&mut self, opening: Opening<'_>, draws: &Draws) -> Result<ConnectionId, Unscheduled> {
+        let vs = &self.sysctls.vs;
+        if !opening.from_icmp {
+            match opening.event {
+                TransportEvent::Tcp(flags) => {
+                    let syn = flags & 0x02 != 0;
+                    if flags & 0x04 != 0 || !(syn || vs.sloppy_tcp) {
+                        return Err(Unscheduled::Accept);
+                    }
+                }
+                TransportEvent::Sctp(chunk) => {
+                    if chunk == 6 || !(chunk == 1 || vs.sloppy_sctp) {
+                        return Err(Unscheduled::Accept);
+                    }
+                }
+                TransportEvent::Udp => {}
+                TransportEvent::None => return Err(Unscheduled::Accept),
+            }
+        }
+        let Some(service) = self.find_service(opening.mark, &opening.flow) else { return Err(Unscheduled::Accept) };
+        if vs.drop_packet == 3 {
+            self.drop_counter -= 1;
+            if self.drop_counter <= 0 {
+                self.drop_counter = i64::from(vs.am_droprate);
+                return Err(Unscheduled::DropRate);
+            }
+        }
+        if opening.flow.source_port == 20 {
+            return Err(Unscheduled::Accept);
+        }
+        let result = if self.services.all[service as usize].settings.persistence.is_some() {
+            self.open_persistent(service, opening, draws)
+        } else {
+            self.open_plain(service, opening, draws)
+        };
+        result.map_err(|why| match why {
+            Unscheduled::NoServer => self.nobody(service, &opening),
+            other => other,
+        })
+    }
+
+    /// What follows when no server was found (section 1.5 step 6), cache_bypass aside, which the packet side decides.
+    fn nobody(&self, service: u32, opening: &Opening<'_>) -> Unscheduled {
+        if self.services.all[service as usize].port() == FTP && opening.flow.destination_port != FTP {
+            Unscheduled::Accept
+        } else if opening.from_icmp {
+            Unscheduled::Drop
+        } else {
+            Unscheduled::NoServer
+        }
+    }
+
+    fn open_plain(&mut self, service: u32, opening: Opening<'_>, draws: &Draws) -> Result<ConnectionId, Unscheduled> {
+        let Service { key, settings, .. } = &self.services.all[service as usize];
+        let flow = opening.flow;
+        if let crate::config::ServiceKey::Address { port, .. } = key
+            && *port != flow.destination_port
+        {
+            return Err(Unscheduled::NoServer);
+        }
+        let one_packet = settings.one_packet && flow.protocol == Protocol::UDP.0;
+        let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
+        let port = self.services.servers[server as usize].key.port;
+        let server_port = if port != 0 { port } else { flow.destination_port };
+        Ok(self.connect(service, server, &flow, server_port, one_packet, None))
+    }
+
+    /// Asks the service's scheduler.
+    fn choose(&mut self, service: u32, flow: &FlowKey, now: Nanos, draws: &Draws) -> Option<u32> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        self.services.candidates(service, &mut candidates);
+        let vs = &self.sysctls.vs;
+        let entry = &mut self.services.all[service as usize];
+        let expiration = match entry.settings.scheduler {
+            crate::config::SchedulerKind::Lblc => Nanos::from_secs(vs.lblc_expiration.into()),
+            _ => Nanos::from_secs(vs.lblcr_expiration.into()),
+        };
+        let wanted = Wanted {
+            client: flow.source,
+            client_port: flow.source_port,
+            destination: flow.destination,
+            protocol: Protocol(flow.protocol),
+            now,
+            expiration,
+            draws,
+        };
+        let remembers = entry.scheduler.remembers();
+        let scheduler = entry.scheduler.as_scheduler();
+        if remembers {
+            scheduler.advance(now, expiration);
+        }
+        let chosen = scheduler.schedule(&candidates, wanted).map(|place| candidates[place].number);
+        self.candidates = candidates;
+        chosen
+    }
+
+    /// Makes a connection and counts it.
+    fn connect(
+        &mut self,
+        service: u32,
+        server: u32,
+        flow: &FlowKey,
+        server_port: u16,
+        one_packet: bool,
+        control: Option<ConnectionId>,
+    ) -> ConnectionId {
+        let entry = &self.services.servers[server as usize];
+        let method = entry.settings.method;
+        let connection = Connection {
+            protocol: Protocol(flow.protocol),
+            state: 0,
+            flags: Flags { inactive: true, no_output: method != ForwardingMethod::Nat, one_packet, ..Flags::default() },
+            client_port: flow.source_port,
+            virtual_port: flow.destination_port,
+            server_port,
+            client: flow.source,
+            virtual_address: flow.destination,
+            server_address: entry.key.address,
+            method,
+            service,
+            server: Some(server),
+            control,
+            controlled: 0,
+            timeout: NEW_TIMEOUT,
+            expires: Nanos::NEVER,
+            in_packets: 0,
+            generation: 0,
+            used: true,
+        };
+        let id = self.insert(connection);
+        self.services.servers[server as usize].counters.connections += 1;
+        self.services.all[service as usize].counters.connections += 1;
+        id
+    }
+
+    /// Puts an entry in and binds it to its server and its controlling entry.
+    fn insert(&mut self, connection: Connection) -> ConnectionId {
+        let (server, control, template) = (connection.server, connection.control, connection.flags.template);
+        let id = self.table.insert(connection);
+        if let Some(server) = server {
+            let server = &mut self.services.servers[server as usize];
+            if template {
+                server.persistent += 1
+            } else {
+                server.total += 1
+            }
+            server.bound();
+        }
+        if let Some(parent) = control.and_then(|control| self.table.get_mut(control)) {
+            parent.controlled += 1;
+        }
+        id
+    }
+
+    /// A connection to the packet's own destination, for a mark service without any usable server (cache_bypass).
+    pub fn connect_bypass(&mut self, flow: &FlowKey, service: u32) -> ConnectionId {
+        let connection = Connection {
+            protocol: Protocol(flow.protocol),
+            state: 0,
+            flags: Flags { inactive: true, no_output: true, bypass: true, ..Flags::default() },
+            client_port: flow.source_port,
+            virtual_port: flow.destination_port,
+            server_port: 0,
+            client: flow.source,
+            virtual_address: flow.destination,
+            server_address: match flow.destination {
+                IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            },
+            method: ForwardingMethod::Dr,
+            service,
+            server: None,
+            control: None,
+            controlled: 0,
+            timeout: NEW_TIMEOUT,
+            expires: Nanos::NEVER,
+            in_packets: 0,
+            generation: 0,
+            used: true,
+        };
+        self.insert(connection)
+    }
+
+    /// The FTP helper's data connection (section 7.6): client and server ports as the control connection announced them. With
+    /// client port 0 the client's port is taken from its first packet. A connection that is there already is kept.
+    pub fn expect_ftp_data(
+        &mut self,
+        control: ConnectionId,
+        client: SocketAddr,
+        virtual_port: u16,
+        server_port: u16,
+        now: Nanos,
+    ) {
+        let Some(parent) = self.table.get(control) else { return };
+        let flow = FlowKey {
+            protocol: parent.protocol.0,
+            source: client.ip(),
+            destination: parent.virtual_address,
+            source_port: client.port(),
+            destination_port: virtual_port,
+        };
+        let id = match self.table.lookup_in(&flow) {
+            Some(id) => id,
+            None => {
+                let connection = Connection {
+                    state: 0,
+                    flags: Flags { inactive: true, no_client_port: client.port() == 0, ..Flags::default() },
+                    client_port: client.port(),
+                    client: client.ip(),
+                    virtual_port,
+                    server_port,
+                    control: Some(control),
+                    controlled: 0,
+                    timeout: NEW_TIMEOUT,
+                    expires: Nanos::NEVER,
+                    in_packets: 0,
+                    ..parent.clone()
+                };
+                self.insert(connection)
+            }
+        };
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.state = tcp::TcpState::Listen as u8;
+            connection.timeout = LISTEN_TIMEOUT;
+        }
+        self.touch(id, now);
+    }
+
+    /// The client's port of an entry that waited for it.
+    pub fn fill_client_port(&mut self, id: ConnectionId, port: u16) {
+        if self.table.get(id).is_some_and(|connection| connection.flags.no_client_port) {
+            self.table.rekey(id, |connection| {
+                connection.client_port = port;
+                connection.flags.no_client_port = false;
+            });
+        }
+    }
+
+    /// A packet passed: the protocol's state moves on, and with it the timeout and the server's active count (section 4).
+    pub fn transition(&mut self, id: ConnectionId, direction: Direction, event: TransportEvent) {
+        let secure = self.sysctls.vs.secure_tcp >= 2;
+        let Some(connection) = self.table.get_mut(id) else { return };
+        let old = connection.state;
+        let mut side = match direction {
+            Direction::Input => Side::Input,
+            Direction::Output => Side::Output,
+        };
+        if matches!(event, TransportEvent::Tcp(_) | TransportEvent::Sctp(_)) && connection.flags.no_output {
+            if direction == Direction::Output { connection.flags.no_output = false } else { side = Side::InputOnly }
+        }
+        let (new, timeout, active, assured) = match event {
+            TransportEvent::Tcp(flags) => {
+                let new = tcp::next(old, flags, side, secure);
+                let index = usize::from(new);
+                (new, self.tcp_timeouts[index], tcp::ACTIVE[index], new == tcp::TcpState::Established as u8)
+            }
+            TransportEvent::Sctp(chunk) => {
+                let new = sctp::next(old, chunk, side);
+                (new, sctp::TIMEOUTS[usize::from(new)], new == sctp::ESTABLISHED, new == sctp::ESTABLISHED)
+            }
+            TransportEvent::Udp => {
+                connection.timeout = Nanos::from_secs(self.udp_timeout.into());
+                let control = connection.control;
+                if direction == Direction::Output {
+                    self.assure(control);
+                }
+                return;
+            }
+            TransportEvent::None => return,
+        };
+        let mut change = 0;
+        if new != old {
+            if connection.server.is_some() && !connection.flags.inactive && !active {
+                connection.flags.inactive = true;
+                change = -1;
+            } else if connection.server.is_some() && connection.flags.inactive && active {
+                connection.flags.inactive = false;
+                change = 1;
+            }
+        }
+        connection.state = new;
+        connection.timeout = Nanos::from_secs(timeout.into());
+        let (server, control) = (connection.server, connection.control);
+        if change != 0
+            && let Some(server) = server
+        {
+            let server = &mut self.services.servers[server as usize];
+            server.active = server.active.saturating_add_signed(change);
+        }
+        if new != old && assured {
+            self.assure(control);
+        }
+    }
+
+    fn assure(&mut self, template: Option<ConnectionId>) {
+        if let Some(template) = template.and_then(|template| self.table.get_mut(template))
+            && template.flags.template
+        {
+            template.state = 1;
+        }
+    }
+
+    /// Restarts an entry's timer; a one-packet entry ends here.
+    pub fn touch(&mut self, id: ConnectionId, now: Nanos) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        if connection.flags.one_packet {
+            self.remove(id);
+            return;
+        }
+        if connection.flags.hidden {
+            return;
+        }
+        let unarmed = connection.expires == Nanos::NEVER;
+        let sooner = now + connection.timeout < connection.expires;
+        connection.expires = now + connection.timeout;
+        if unarmed || sooner {
+            self.timers.insert(connection.expires, id);
+        }
+    }
+
+    /// Counts a packet from the client. Only servers that are still listed count (section 1.4 step 11).
+    pub fn count_in(&mut self, id: ConnectionId, bytes: u64) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        connection.in_packets = connection.in_packets.saturating_add(1);
+        let (server, service) = (connection.server, connection.service);
+        if let Some(server) = server.map(|server| &mut self.services.servers[server as usize])
+            && server.available
+        {
+            let service = &mut self.services.all[service as usize].counters;
+            for counters in [&mut server.counters, service] {
+                counters.in_packets += 1;
+                counters.in_bytes += bytes;
+            }
+        }
+    }
+
+    /// Counts a packet from the real server.
+    pub fn count_out(&mut self, id: ConnectionId, bytes: u64) {
+        let Some(connection) = self.table.get(id) else { return };
+        let (server, service) = (connection.server, connection.service);
+        if let Some(server) = server.map(|server| &mut self.services.servers[server as usize])
+            && server.available
+        {
+            let service = &mut self.services.all[service as usize].counters;
+            for counters in [&mut server.counters, service] {
+                counters.out_packets += 1;
+                counters.out_bytes += bytes;
+            }
+        }
+    }
+
+    /// No connection expires before this.
+    pub fn next_timer(&self) -> Nanos {
+        self.timers.next()
+    }
+
+    /// Ends what has expired by `now`, in order of time.
+    pub fn expire(&mut self, now: Nanos) {
+        while let Some((at, id)) = self.timers.pop(now) {
+            let Some(connection) = self.table.get_mut(id) else { continue };
+            if connection.expires > at {
+                // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
+                let again = connection.expires;
+                self.timers.insert(again, id);
+                continue;
+            }
+            if connection.controlled > 0 {
+                connection.timeout = CONTROL_TIMEOUT;
+                connection.expires = at + CONTROL_TIMEOUT;
+                let again = connection.expires;
+                self.timers.insert(again, id);
+                continue;
+            }
+            self.remove(id);
+        }
+    }
+
+    /// Takes an entry out: its server and its controlling entry are told.
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(connection) = self.table.remove(id) else { return };
+        if let Some(data) = self.persistence_data.remove(&id) {
+            self.sip_templates.retain(|key, template| *template != id || key.call_id != data);
+        }
+        if let Some(parent) = connection.control.and_then(|control| self.table.get_mut(control)) {
+            parent.controlled = parent.controlled.saturating_sub(1);
+        }
+        if let Some(server) = connection.server {
+            let server = &mut self.services.servers[server as usize];
+            if connection.flags.template {
+                server.persistent = server.persistent.saturating_sub(1);
+            } else {
+                server.total = server.total.saturating_sub(1);
+                if !connection.flags.inactive {
+                    server.active = server.active.saturating_sub(1);
+                }
+            }
+            server.unbound();
+        }
+    }
+
+    /// Whether any NAT server has that address, port and protocol (section 1.3 step 10); mark services serve every protocol.
+    pub fn has_real_service(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        self.services.all.iter().filter(|service| service.exists).any(|service| {
+            let protocol_fits = match &service.key {
+                crate::config::ServiceKey::Address { protocol: own, .. } => *own == protocol,
+                _ => true,
+            };
+            protocol_fits
+                && service.list.iter().map(|number| &self.services.servers[*number as usize]).any(|server| {
+                    server.settings.method == ForwardingMethod::Nat && server.key.address == address && server.key.port == port
+                })
+        })
+    }
+
+    /// The tunnel to that server, if one of that kind leads there (section 1.7).
+    pub fn find_tunnel(&self, address: IpAddr, fits: impl Fn(Tunnel) -> bool) -> Option<Tunnel> {
+        self.services.servers.iter().filter(|server| server.available && server.key.address == address).find_map(|server| {
+            match server.settings.method {
+                ForwardingMethod::Tunnel(tunnel) if fits(tunnel) => Some(tunnel),
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether any service reads SIP: then datagrams from its servers may open connections (section 7.4).
+    pub fn has_sip(&self) -> bool {
+        self.services
+            .all
+            .iter()
+            .any(|service| service.exists && service.settings.persistence_engine == Some(PersistenceEngine::Sip))
+    }
+
+    /// Services and servers, as `ipvsadm -Ln` orders them.
+    pub fn service_views(&self) -> Vec<ServiceView> {
+        self.services.views()
+    }
+
+    /// Connections and templates, in order of protocol, client and service.
+    pub fn connection_views(&self, now: Nanos) -> Vec<ConnectionView> {
+        let mut views: Vec<ConnectionView> = self
+            .table
+            .iter()
+            .filter(|(_, connection)| !connection.flags.one_packet)
+            .map(|(id, connection)| ConnectionView {
+                protocol: connection.protocol,
+                client: SocketAddr::new(connection.client, connection.client_port),
+                service: SocketAddr::new(connection.virtual_address, connection.virtual_port),
+                destination: connection.destination(),
+                local: None,
+                state: state_name(connection),
+                expires: connection.expires - now,
+                persistence_data: self.persistence_data.get(&id).cloned(),
+            })
+            .collect();
+        views.sort_by_key(|view| (view.protocol, view.client, view.service, view.destination));
+        views
+    }
+}
+
+/// A state under /proc's name.
+fn state_name(connection: &Connection) -> &'static str {
+    let index = usize::from(connection.state);
+    match connection.protocol {
+        _ if connection.flags.template => ["NONE", "ASSURED"].get(index).copied().unwrap_or("NONE"),
+        Protocol::TCP => tcp::NAMES.get(index).copied().unwrap_or("NONE"),
+        Protocol::SCTP => sctp::NAMES.get(index).copied().unwrap_or("NONE"),
+        Protocol::UDP => "UDP",
+        _ => "NONE",
+    }
+}
+
+/// ESP and AH are looked up as the ISAKMP flow of their addresses (section 3.3).
+fn isakmp(flow: &FlowKey) -> FlowKey {
+    match Protocol(flow.protocol) {
+        Protocol::ESP | Protocol::AH => FlowKey { protocol: Protocol::UDP.0, source_port: 500, destination_port: 500, ..*flow },
+        _ => *flow,
+    }
+}

@@ -1,0 +1,157 @@
+//! Persistence: templates that keep a client on its server (reference/linux-ipvs.md sections 3.5 and 7.5).
+
+use super::connection::{Connection, ConnectionId, Flags};
+use super::{FTP, Ipvs, Opening, Unscheduled};
+use crate::config::{PersistenceEngine, Protocol, ServiceKey};
+use crate::draws::Draws;
+use crate::time::Nanos;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What a SIP template is found by, besides its flag.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SipKey {
+    pub(super) call_id: Vec<u8>,
+    protocol: Protocol,
+    client: IpAddr,
+    virtual_address: IpAddr,
+    virtual_port: u16,
+}
+
+/// A template's key.
+struct TemplateKey {
+    protocol: Protocol,
+    client: IpAddr,
+    virtual_address: IpAddr,
+    virtual_port: u16,
+    /// Whether the template carries the server's port.
+    with_server_port: bool,
+}
+
+fn mark_as_address(mark: u32, like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::from(mark).into(),
+        IpAddr::V6(_) => Ipv6Addr::from(u128::from(mark) << 96).into(),
+    }
+}
+
+impl Ipvs {
+    /// A connection through a template, which is made when there is none.
+    pub(super) fn open_persistent(
+        &mut self,
+        service: u32,
+        opening: Opening<'_>,
+        draws: &Draws,
+    ) -> Result<ConnectionId, Unscheduled> {
+        let flow = opening.flow;
+        let entry = &self.services.all[service as usize];
+        // Checked by the caller: the service is persistent.
+        let Some(persistence) = entry.settings.persistence else { return Err(Unscheduled::NoServer) };
+        let one_packet = entry.settings.one_packet && flow.protocol == Protocol::UDP.0;
+        let call_id = match entry.settings.persistence_engine {
+            Some(PersistenceEngine::Sip) => Some(opening.call_id.ok_or(Unscheduled::NoCallId)?.to_vec()),
+            None => None,
+        };
+        let own_port = flow.destination_port == entry.port();
+        let key = TemplateKey {
+            client: persistence.client_network(flow.source).address,
+            protocol: Protocol(flow.protocol),
+            virtual_address: flow.destination,
+            virtual_port: if own_port && entry.port() != FTP { flow.destination_port } else { 0 },
+            with_server_port: own_port && entry.port() != FTP,
+        };
+        let key = match &entry.key {
+            ServiceKey::Mark { mark, .. } if !own_port => {
+                TemplateKey { protocol: Protocol::ANY, virtual_address: mark_as_address(*mark, flow.destination), ..key }
+            }
+            _ => key,
+        };
+        let template = match self.valid_template(&key, call_id.as_deref()) {
+            Some(template) => template,
+            None => {
+                let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
+                self.add_template(service, server, &key, call_id, Nanos::from_secs(persistence.timeout.into()))
+            }
+        };
+        let Some(server) = self.table.get(template).and_then(|template| template.server) else {
+            return Err(Unscheduled::NoServer);
+        };
+        let port = self.services.servers[server as usize].key.port;
+        let server_port = if own_port && port != 0 { port } else { flow.destination_port };
+        let id = self.connect(service, server, &flow, server_port, one_packet, Some(template));
+        // Once for every connection made through it, not for each packet.
+        self.touch(template, opening.now);
+        Ok(id)
+    }
+
+    fn sip_key(key: &TemplateKey, call_id: &[u8]) -> SipKey {
+        SipKey {
+            call_id: call_id.to_vec(),
+            protocol: key.protocol,
+            client: key.client,
+            virtual_address: key.virtual_address,
+            virtual_port: key.virtual_port,
+        }
+    }
+
+    /// The template, unless its server is gone, or quiesced with expire_quiescent_template: such a template is never found again.
+    fn valid_template(&mut self, key: &TemplateKey, call_id: Option<&[u8]>) -> Option<ConnectionId> {
+        let id = match call_id {
+            Some(call_id) => self.sip_templates.get(&Ipvs::sip_key(key, call_id)).copied(),
+            None => self.table.lookup_template(key.protocol, key.client, key.virtual_address, key.virtual_port),
+        }?;
+        let server = self.table.get(id)?.server.map(|server| &self.services.servers[server as usize]);
+        let valid = server.is_some_and(|server| {
+            server.available && !(self.sysctls.vs.expire_quiescent_template && server.settings.weight == 0)
+        });
+        if valid {
+            return Some(id);
+        }
+        self.table.rekey(id, |template| {
+            template.client_port = 0;
+            template.virtual_port = 0xffff;
+            template.server_port = 0xffff;
+        });
+        if let Some(call_id) = call_id {
+            self.sip_templates.remove(&Ipvs::sip_key(key, call_id));
+        }
+        None
+    }
+
+    fn add_template(
+        &mut self,
+        service: u32,
+        server: u32,
+        key: &TemplateKey,
+        call_id: Option<Vec<u8>>,
+        timeout: Nanos,
+    ) -> ConnectionId {
+        let entry = &self.services.servers[server as usize];
+        let template = Connection {
+            protocol: key.protocol,
+            state: 0,
+            flags: Flags { template: true, by_data: call_id.is_some(), ..Flags::default() },
+            client_port: 0,
+            virtual_port: key.virtual_port,
+            server_port: if key.with_server_port { entry.key.port } else { 0 },
+            client: key.client,
+            virtual_address: key.virtual_address,
+            server_address: entry.key.address,
+            method: entry.settings.method,
+            service,
+            server: Some(server),
+            control: None,
+            controlled: 0,
+            timeout,
+            expires: Nanos::NEVER,
+            in_packets: 0,
+            generation: 0,
+            used: true,
+        };
+        let id = self.insert(template);
+        if let Some(call_id) = call_id {
+            self.sip_templates.insert(Ipvs::sip_key(key, &call_id), id);
+            self.persistence_data.insert(id, call_id);
+        }
+        id
+    }
+}

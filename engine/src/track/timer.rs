@@ -1,0 +1,85 @@
+//! Timers of many connections: refreshing one is a store into the connection, nothing here. A connection is looked at when
+//! the time comes that it had when it was last put in here; when it was refreshed since, it is put in again.
+
+use super::connection::ConnectionId;
+use crate::time::Nanos;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+/// 2^28 ns, about a quarter of a second: entries within one bucket are put in order only when their time has come.
+const BUCKET_BITS: u32 = 28;
+
+/// When to look at which connection.
+#[derive(Clone, Debug, Default)]
+pub struct Timers {
+    later: BTreeMap<u64, Vec<(Nanos, ConnectionId)>>,
+    soon: BinaryHeap<Reverse<(Nanos, ConnectionId)>>,
+    /// Buckets before this one are in `soon`.
+    first_later: u64,
+}
+
+impl Timers {
+    /// Looks at the connection at that time.
+    pub fn insert(&mut self, at: Nanos, id: ConnectionId) {
+        let bucket = at.0 >> BUCKET_BITS;
+        if bucket < self.first_later {
+            self.soon.push(Reverse((at, id)));
+        } else {
+            self.later.entry(bucket).or_default().push((at, id));
+        }
+    }
+
+    /// No timer is due before this; it may be earlier than the first one.
+    pub fn next(&self) -> Nanos {
+        let soon = self.soon.peek().map_or(Nanos::NEVER, |Reverse((at, _))| *at);
+        let later = self.later.keys().next().map_or(Nanos::NEVER, |bucket| Nanos(bucket << BUCKET_BITS));
+        soon.min(later)
+    }
+
+    /// Takes the next timer that is due at `now`, in order of time.
+    pub fn pop(&mut self, now: Nanos) -> Option<(Nanos, ConnectionId)> {
+        loop {
+            let due = self.soon.peek().filter(|Reverse((at, _))| *at <= now).map(|Reverse((at, _))| at.0 >> BUCKET_BITS);
+            let next_bucket = self.later.keys().next().copied().filter(|bucket| bucket << BUCKET_BITS <= now.0);
+            match (due, next_bucket) {
+                (Some(at), Some(bucket)) if bucket <= at => self.open(bucket),
+                (Some(_), _) => return self.soon.pop().map(|Reverse(entry)| entry),
+                (None, Some(bucket)) => self.open(bucket),
+                (None, None) => return None,
+            }
+        }
+    }
+
+    fn open(&mut self, bucket: u64) {
+        self.first_later = bucket + 1;
+        self.soon.extend(self.later.remove(&bucket).into_iter().flatten().map(Reverse));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn timers_come_in_order(mut times in prop::collection::vec(0..5_000_000_000u64, 1..200), step in 1..3_000_000_000u64) {
+            let mut timers = Timers::default();
+            for (slot, at) in times.iter().enumerate() {
+                timers.insert(Nanos(*at), ConnectionId { slot: slot as u32, generation: 0 });
+            }
+            times.sort_unstable();
+            let mut seen = Vec::new();
+            let mut now = 0;
+            while seen.len() < times.len() {
+                now += step;
+                prop_assert!(timers.next().0 <= *times.get(seen.len()).unwrap_or(&u64::MAX));
+                while let Some((at, _)) = timers.pop(Nanos(now)) {
+                    prop_assert!(at.0 <= now);
+                    seen.push(at.0);
+                }
+            }
+            prop_assert_eq!(seen, times);
+        }
+    }
+}
