@@ -75,6 +75,11 @@ impl Draws {
         self.learned.insert(draw, value);
     }
 
+    /// The value that was given for a draw; none when it still follows the fixed rule.
+    pub fn given(&self, draw: Draw) -> Option<u64> {
+        self.learned.get(&draw).copied()
+    }
+
     /// How many values were given.
     pub fn learned(&self) -> usize {
         self.learned.len()

@@ -431,7 +431,7 @@ impl Director {
         }
         for (mut packet, path) in [(to_server, connection.server_path), (to_client, connection.client_path)] {
             packet.finish();
-            self.link.leave_identification(&mut packet);
+            self.link.leave_identification(&mut packet, &self.draws);
             self.send_built(packet, path, out);
         }
     }

@@ -258,7 +258,7 @@ impl Director {
     }
 
     fn send_opening(&mut self, connection: &mut Connection, mut opening: Packet, new: bool, out: &mut Output) -> Verdict {
-        self.link.leave_identification(&mut opening);
+        self.link.leave_identification(&mut opening, &self.draws);
         self.translate_in(connection, opening, new, out)
     }
 
@@ -326,7 +326,7 @@ impl Director {
         self.connections.reschedule(id, connection);
         if tell_window {
             let mut update = window_update(packet);
-            self.link.leave_identification(&mut update);
+            self.link.leave_identification(&mut update, &self.draws);
             self.translate_out(connection, update, false, out);
         }
         for packet in stored {
