@@ -2,8 +2,8 @@
 //! reference that the batch composition must equal byte for byte.
 
 use crate::config::{DirectorConfig, InterfaceId, ServerKey, ServiceKey};
-use crate::draws::Draws;
-use crate::listing::{ConnectionView, ServiceView};
+use crate::draws::{Doubt, Draws};
+use crate::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use crate::output::Output;
 use crate::profile::System;
 use crate::time::Nanos;
@@ -74,6 +74,29 @@ impl Director {
         match &mut self.system {
             SystemDirector::Linux(director) => director.advance(now, out),
             SystemDirector::Dpvs(director) => director.advance(now, out),
+        }
+    }
+
+    /// From now on notes on which draws it hangs what the director does. Costs time; only learning from a golden needs it.
+    pub fn note_doubts(&mut self) {
+        if let SystemDirector::Dpvs(director) = &mut self.system {
+            director.note_doubts();
+        }
+    }
+
+    /// The draws on which it hung what the last call did.
+    pub fn doubts(&self) -> &[Doubt] {
+        match &self.system {
+            SystemDirector::Linux(_) => &[],
+            SystemDirector::Dpvs(director) => director.doubts(),
+        }
+    }
+
+    /// DPVS: how the clients' addresses reached the real servers, by the number of the service.
+    pub fn client_addresses(&self) -> Vec<(u32, ClientAddressCounts)> {
+        match &self.system {
+            SystemDirector::Linux(_) => Vec::new(),
+            SystemDirector::Dpvs(director) => director.client_addresses(),
         }
     }
 

@@ -38,10 +38,21 @@ pub enum Draw {
     DoubleStep(u64),
     /// DPVS: SYN cookie of a SYN-proxied connection attempt; by number.
     SynCookie(u64),
-    /// DPVS: up to a second added to a connection's timer, in nanoseconds; by the number of the connection.
+    /// DPVS: up to a second added to a connection's timer, in nanoseconds; by the number of the connection (upper bits)
+    /// and how often its timer was started before (lower 20 bits).
     TimerJitter(u64),
     /// Linux's `twos` scheduler: a number below the total weight plus one; by number.
     Twos(u64),
+}
+
+/// A draw on which it hung what a director did: with the alternative value it would have done something else. Such draws
+/// can't be read off a field; whoever has a golden tries them (see [`crate::settle`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Which draw.
+    pub draw: Draw,
+    /// The value that changes what happens.
+    pub alternative: u64,
 }
 
 /// The values of draws.

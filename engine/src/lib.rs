@@ -20,6 +20,7 @@ pub mod packet;
 pub mod profile;
 pub mod rewrite;
 pub mod schedule;
+pub mod settle;
 pub mod time;
 pub mod track;
 pub mod verdict;

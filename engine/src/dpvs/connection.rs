@@ -4,6 +4,7 @@ use super::port_pool::LocalPort;
 use super::state::{Direction, State};
 use super::syn_proxy::ProxiedHandshake;
 use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol};
+use crate::draws::Draw;
 use crate::time::Nanos;
 use foldhash::HashMap;
 use std::cmp::Reverse;
@@ -48,6 +49,8 @@ pub(super) struct Connection {
     pub(super) active: bool,
     /// When it ends without another packet.
     pub(super) expires: Nanos,
+    /// How often its timer was started.
+    pub(super) timer_starts: u32,
     /// The service's `--conn-timeout`, seconds.
     pub(super) timeout: Option<u32>,
     /// Where its port must go back to: the address that owns it, and the port.
@@ -88,6 +91,12 @@ pub(super) struct Path {
 }
 
 impl Connection {
+    /// The draw of the jitter of its timer as it runs now.
+    pub(super) fn jitter(&self) -> Draw {
+        const START_BITS: u32 = 20;
+        Draw::TimerJitter(self.number << START_BITS | u64::from(self.timer_starts) & ((1 << START_BITS) - 1))
+    }
+
     /// The key of packets in a direction. Of an ICMP flow the client's "port" is the message type.
     pub(super) fn key(&self, direction: Direction) -> FlowKey {
         let protocol = self.protocol;

@@ -2,6 +2,7 @@
 
 use super::access::AccessLists;
 use super::connection::{Connection, ConnectionId, Connections, FlowKey};
+use super::doubt::Doubts;
 use super::link::{Link, Sent};
 use super::local_address::MAXIMUM_ATTEMPTS;
 use super::port_pool::{LocalPort, PORTS_PER_POOL, PortPools};
@@ -42,6 +43,7 @@ pub struct Director {
     changes_done: usize,
     /// The time of the first call.
     start: Option<Nanos>,
+    pub(super) doubts: Option<Doubts>,
 }
 
 impl Director {
@@ -68,6 +70,7 @@ impl Director {
             changes: config.changes.clone(),
             changes_done: 0,
             start: None,
+            doubts: None,
         };
         // What is sent during the set-up is sent before the capture begins.
         let mut unseen = Output::default();
@@ -82,6 +85,7 @@ impl Director {
     /// Takes one frame in; timers and scheduled changes that are due before it come first.
     pub fn receive(&mut self, arrival: Arrival<'_>, out: &mut Output) -> Verdict {
         self.start.get_or_insert(arrival.time);
+        self.forget_doubts();
         self.pass_time(arrival.time, out);
         self.now = self.now.max(arrival.time);
         self.take_frame(arrival, out)
@@ -99,6 +103,7 @@ impl Director {
             }
             self.link.late = false;
         }
+        self.forget_doubts();
         self.pass_time(now, out);
         self.now = self.now.max(now);
     }
@@ -284,6 +289,7 @@ impl Director {
     }
 
     fn schedule_bound(&mut self, service: u32, client: IpAddr) -> Result<u32, DropReason> {
+        self.doubt_expired(|expired| expired.service == service);
         let server = self.services.schedule(service, client, self.now).ok_or(DropReason::NoServer)?;
         if !self.services.bind(server) {
             return Err(DropReason::NoServer);
@@ -307,6 +313,7 @@ impl Director {
             state: State::initial(protocol),
             active: false,
             expires: self.now + Nanos::from_secs(u64::from(self.settings.timeouts.conn_init)),
+            timer_starts: 0,
             timeout: settings.and_then(|settings| settings.dpvs.connection_timeout),
             port: None,
             one_packet: protocol == Protocol::UDP && settings.is_some_and(|settings| settings.one_packet),
@@ -344,6 +351,9 @@ impl Director {
         let mut result = DropReason::NoLocalAddress;
         for _ in 0..attempts {
             let double = in_turn && self.draws.value(Draw::DoubleStep(number)) != 0;
+            if in_turn {
+                self.doubt(Draw::DoubleStep(number), 1);
+            }
             let locals = self.services.service_mut(service).map(|service| &mut service.locals);
             let Some(local) = locals.and_then(|locals| locals.advance(if double { 2 } else { 1 })) else { break };
             let address = local.address;
@@ -366,7 +376,8 @@ impl Director {
     /// Starts a connection's timer anew, with the time of its state.
     pub(super) fn refresh(&mut self, connection: &mut Connection) {
         let seconds = connection.state.seconds(&self.settings.timeouts, connection.timeout);
-        let jitter = Nanos(self.draws.value(Draw::TimerJitter(connection.number)));
+        connection.timer_starts += 1;
+        let jitter = Nanos(self.draws.value(connection.jitter()));
         connection.expires = self.now + Nanos::from_secs(u64::from(seconds)) + jitter;
     }
 
@@ -404,6 +415,7 @@ impl Director {
         }
         self.connections.forget(id, &connection);
         self.release(&connection);
+        self.note_expired(&connection);
     }
 
     /// The RSTs of an established connection that expires: to the real server, then to the client.

@@ -10,6 +10,7 @@
 mod access;
 mod connection;
 mod director;
+mod doubt;
 mod icmp;
 mod link;
 mod local_address;

@@ -118,7 +118,10 @@ impl Director {
                 Some(connection) => Ok(self.continue_connection(id, connection, direction, packet, out)),
                 None => Err(packet),
             },
-            None => self.open_connection(packet, &key, out),
+            None => {
+                self.doubt_expired(|expired| expired.keys.contains(&key));
+                self.open_connection(packet, &key, out)
+            }
         }
     }
 
