@@ -1,4 +1,7 @@
-//! The connection table: a slab of entries with two indices, by the client's view and by the real server's.
+//! The connection table: entries with two indices, by the client's view and by the real server's.
+//!
+//! It is split into shards by the client's address and port, which packets of both directions hold: batch works on all shards
+//! at once, each by one thread, and a shard fits into a core's own cache. Nothing that can be observed depends on the shards.
 
 use super::connection::{Connection, ConnectionId};
 use crate::config::Protocol;
@@ -8,17 +11,41 @@ use hashbrown::HashTable;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 
+/// How many shards there are. A million connections make shards of about half a megabyte.
+pub const SHARDS: usize = 256;
+
+/// Where the shard's number stands in a generation.
+const SHARD_SHIFT: u32 = 24;
+
 /// The table.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Table {
+    shards: Vec<Shard>,
+    /// Entries whose client port is not known yet, anywhere in the table.
+    no_client_port: u32,
+    /// Entries whose client port was not known when they were put in: they stay in the shard of client port 0.
+    strayed: u32,
+    /// Entries that another one controls, and templates.
+    bound: u32,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        let shards = (0..SHARDS).map(|number| Shard { number: number as u32, ..Shard::default() }).collect();
+        Table { shards, no_client_port: 0, strayed: 0, bound: 0 }
+    }
+}
+
+/// A part of the table.
+#[derive(Clone, Debug, Default)]
+pub struct Shard {
+    number: u32,
     slab: Vec<Connection>,
     free: Vec<u32>,
     /// By client and virtual address and port; templates too.
     by_client: HashTable<u32>,
     /// NAT entries by client and real server.
     by_server: HashTable<u32>,
-    /// Entries whose client port is not known yet, anywhere in the table.
-    no_client_port: u32,
 }
 
 /// The seed is fixed: nothing that can be observed depends on the order of buckets.
@@ -42,93 +69,167 @@ fn server_hash(c: &Connection) -> u64 {
     hash(c.protocol.0, c.client, c.client_port, c.server_address, c.server_port)
 }
 
-impl Table {
-    /// How many entries there are, templates and hidden ones too.
-    pub fn len(&self) -> usize {
-        self.slab.len() - self.free.len()
+/// The shard of a client.
+#[inline]
+pub fn shard_of(client: IpAddr, client_port: u16) -> u8 {
+    let word = match client {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => {
+            let wide = u128::from(v6);
+            ((wide >> 64) as u64).rotate_left(31) ^ wide as u64
+        }
+    };
+    let mixed = (word ^ u64::from(client_port) << 44).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
+}
+
+/// What a packet from a client looks for.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientKey {
+    /// Protocol number.
+    pub protocol: u8,
+    /// The client.
+    pub client: IpAddr,
+    /// Its port.
+    pub client_port: u16,
+    /// The virtual address, or the real server's.
+    pub other: IpAddr,
+    /// Its port.
+    pub other_port: u16,
+}
+
+impl ClientKey {
+    fn of(flow: &FlowKey, client_port: u16) -> ClientKey {
+        ClientKey {
+            protocol: flow.protocol,
+            client: flow.source,
+            client_port,
+            other: flow.destination,
+            other_port: flow.destination_port,
+        }
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    fn of_answer(flow: &FlowKey) -> ClientKey {
+        ClientKey {
+            protocol: flow.protocol,
+            client: flow.destination,
+            client_port: flow.destination_port,
+            other: flow.source,
+            other_port: flow.source_port,
+        }
     }
 
-    /// The entry, if it still lives.
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+    /// Its hash in every index.
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        hash(self.protocol, self.client, self.client_port, self.other, self.other_port)
+    }
+
+    #[inline]
+    fn is_clients(&self, c: &Connection) -> bool {
+        c.client_port == self.client_port
+            && c.virtual_port == self.other_port
+            && c.client == self.client
+            && c.virtual_address == self.other
+            && c.protocol == Protocol(self.protocol)
+            && !c.flags.hidden
+    }
+
+    #[inline]
+    fn is_servers(&self, c: &Connection) -> bool {
+        c.client_port == self.client_port
+            && c.server_port == self.other_port
+            && c.client == self.client
+            && c.server_address == self.other
+            && c.protocol == Protocol(self.protocol)
+            && !c.flags.hidden
+    }
+}
+
+impl Shard {
+    fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.slab.get(id.slot as usize).filter(|connection| connection.used && connection.generation == id.generation)
     }
 
-    /// The entry, if it still lives. Addresses and ports must not be changed here.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.slab.get_mut(id.slot as usize).filter(|connection| connection.used && connection.generation == id.generation)
     }
 
-    /// All entries.
-    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slab
-            .iter()
-            .enumerate()
-            .filter(|(_, connection)| connection.used)
-            .map(|(slot, connection)| (ConnectionId { slot: slot as u32, generation: connection.generation }, connection))
+    /// The entry in a slot that a lookup of this shard gave.
+    #[inline]
+    pub fn at(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slab.get_mut(slot as usize)
     }
 
-    /// Puts an entry in. An entry with the same key is hidden from now on: the newer one wins.
-    pub fn insert(&mut self, mut connection: Connection) -> ConnectionId {
+    /// The id of the entry in a slot.
+    #[inline]
+    pub fn id(&self, slot: u32) -> ConnectionId {
+        let generation = self.slab.get(slot as usize).map_or(u32::MAX, |connection| connection.generation);
+        ConnectionId { slot, generation }
+    }
+
+    /// The entry of a packet from a client, its port known.
+    #[inline]
+    pub fn find_client(&self, key: &ClientKey, hash: u64) -> Option<u32> {
+        let find = |slot: &u32| {
+            let c = &self.slab[*slot as usize];
+            key.is_clients(c) && !c.flags.no_client_port && !c.flags.template
+        };
+        self.by_client.find(hash, find).copied()
+    }
+
+    /// The translated entry of a packet from a real server.
+    #[inline]
+    pub fn find_server(&self, key: &ClientKey, hash: u64) -> Option<u32> {
+        self.by_server.find(hash, |slot| key.is_servers(&self.slab[*slot as usize])).copied()
+    }
+
+    /// Puts an entry into a free slot, without indices.
+    fn store(&mut self, mut connection: Connection) -> u32 {
         connection.used = true;
-        if !connection.flags.one_packet
-            && !connection.flags.by_data
-            && let Some(older) = self.find_client(&connection, connection.flags.template)
-        {
-            self.slab[older as usize].flags.hidden = true;
-        }
-        let slot = match self.free.pop() {
+        match self.free.pop() {
             Some(slot) => {
-                connection.generation = self.slab[slot as usize].generation.wrapping_add(1);
+                let generation = self.slab[slot as usize].generation.wrapping_add(1) & ((1 << SHARD_SHIFT) - 1);
+                connection.generation = self.number << SHARD_SHIFT | generation;
                 self.slab[slot as usize] = connection;
                 slot
             }
             None => {
+                connection.generation = self.number << SHARD_SHIFT;
+                if self.slab.len() == self.slab.capacity() {
+                    // By a quarter, not by half: with millions of entries the difference is what memory allows.
+                    self.slab.reserve_exact(self.slab.len() / 4 + 16);
+                }
                 self.slab.push(connection);
                 (self.slab.len() - 1) as u32
             }
-        };
-        let id = ConnectionId { slot, generation: self.slab[slot as usize].generation };
-        if !self.slab[slot as usize].flags.one_packet {
-            self.index(slot);
         }
-        id
     }
 
-    fn find_client(&self, key: &Connection, template: bool) -> Option<u32> {
-        let slab = &self.slab;
-        self.by_client
-            .find(client_hash(key), |slot| {
-                let c = &slab[*slot as usize];
-                c.protocol == key.protocol
-                    && c.client_port == key.client_port
-                    && c.virtual_port == key.virtual_port
-                    && c.client == key.client
-                    && c.virtual_address == key.virtual_address
-                    && c.flags.template == template
-                    && c.flags.no_client_port == key.flags.no_client_port
-                    && !c.flags.hidden
-            })
-            .copied()
+    /// Puts an entry in that no other one has the key of, and that is no template; what [`Shard::find_client`] finds.
+    pub fn add(&mut self, connection: Connection) -> u32 {
+        let slot = self.store(connection);
+        self.index(slot);
+        slot
     }
 
     fn index(&mut self, slot: u32) {
-        let Table { slab, by_client, by_server, no_client_port, .. } = self;
+        let Shard { slab, by_client, .. } = self;
+        by_client.insert_unique(client_hash(&slab[slot as usize]), slot, |slot| client_hash(&slab[*slot as usize]));
+        self.index_server(slot);
+    }
+
+    /// Indexes an entry by its server, when it became known after the entry was added.
+    pub fn index_server(&mut self, slot: u32) {
+        let Shard { slab, by_server, .. } = self;
         let connection = &slab[slot as usize];
-        by_client.insert_unique(client_hash(connection), slot, |slot| client_hash(&slab[*slot as usize]));
         if connection.is_nat() && !connection.flags.template {
             by_server.insert_unique(server_hash(connection), slot, |slot| server_hash(&slab[*slot as usize]));
         }
-        *no_client_port += u32::from(connection.flags.no_client_port);
     }
 
     fn unindex(&mut self, slot: u32) {
         let connection = &self.slab[slot as usize];
-        self.no_client_port -= u32::from(connection.flags.no_client_port);
         if let Ok(entry) = self.by_client.find_entry(client_hash(connection), |other| *other == slot) {
             entry.remove();
         }
@@ -140,29 +241,162 @@ impl Table {
         }
     }
 
+    /// Takes out what [`Shard::add`] put in.
+    pub fn take_back(&mut self, slot: u32) {
+        if self.slab.get(slot as usize).is_some_and(|connection| connection.used) {
+            self.unindex(slot);
+            self.release(slot);
+        }
+    }
+
+    fn release(&mut self, slot: u32) {
+        self.slab[slot as usize].used = false;
+        self.free.push(slot);
+    }
+}
+
+impl Table {
+    /// How many entries there are, templates and hidden ones too.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.slab.len() - shard.free.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether every entry stands for itself: no templates, none that another one controls, none without a client port.
+    /// Then what happens in one shard concerns no other.
+    pub fn is_plain(&self) -> bool {
+        self.no_client_port == 0 && self.strayed == 0 && self.bound == 0
+    }
+
+    /// All shards, to work on each alone. Only while [`Table::is_plain`], and only with plain entries.
+    pub fn shards_mut(&mut self) -> &mut [Shard] {
+        &mut self.shards
+    }
+
+    fn shard(&self, id: ConnectionId) -> &Shard {
+        &self.shards[(id.generation >> SHARD_SHIFT) as usize % SHARDS]
+    }
+
+    fn shard_mut(&mut self, id: ConnectionId) -> &mut Shard {
+        &mut self.shards[(id.generation >> SHARD_SHIFT) as usize % SHARDS]
+    }
+
+    fn home(&self, client: IpAddr, client_port: u16) -> &Shard {
+        &self.shards[usize::from(shard_of(client, client_port))]
+    }
+
+    /// The entry, if it still lives.
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.shard(id).get(id)
+    }
+
+    /// The entry, if it still lives. Addresses and ports must not be changed here.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.shard_mut(id).get_mut(id)
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.shards.iter().flat_map(|shard| {
+            shard
+                .slab
+                .iter()
+                .enumerate()
+                .filter(|(_, connection)| connection.used)
+                .map(|(slot, connection)| (ConnectionId { slot: slot as u32, generation: connection.generation }, connection))
+        })
+    }
+
+    /// Puts an entry in. An entry with the same key is hidden from now on: the newer one wins.
+    pub fn insert(&mut self, connection: Connection) -> ConnectionId {
+        if !connection.flags.one_packet
+            && !connection.flags.by_data
+            && let Some(older) = self.find_same(&connection)
+            && let Some(older) = self.get_mut(older)
+        {
+            older.flags.hidden = true;
+        }
+        self.no_client_port += u32::from(connection.flags.no_client_port);
+        self.bound += u32::from(connection.control.is_some() || connection.flags.template);
+        let one_packet = connection.flags.one_packet;
+        let shard = &mut self.shards[usize::from(shard_of(connection.client, connection.client_port))];
+        let slot = shard.store(connection);
+        if !one_packet {
+            shard.index(slot);
+        }
+        shard.id(slot)
+    }
+
+    /// The entry that a new one with the same key hides.
+    fn find_same(&self, new: &Connection) -> Option<ConnectionId> {
+        let key = ClientKey {
+            protocol: new.protocol.0,
+            client: new.client,
+            client_port: new.client_port,
+            other: new.virtual_address,
+            other_port: new.virtual_port,
+        };
+        self.find_by_client(&key, |c| {
+            c.flags.template == new.flags.template && c.flags.no_client_port == new.flags.no_client_port
+        })
+    }
+
+    /// Looks in the client's shard, then among the strayed.
+    fn find_by_client(&self, key: &ClientKey, fits: impl Fn(&Connection) -> bool) -> Option<ConnectionId> {
+        let hash = key.hash();
+        let find = |shard: &Shard| {
+            let fits = |slot: &u32| {
+                let c = &shard.slab[*slot as usize];
+                key.is_clients(c) && fits(c)
+            };
+            shard.by_client.find(hash, fits).map(|slot| shard.id(*slot))
+        };
+        find(self.home(key.client, key.client_port))
+            .or_else(|| if self.strayed > 0 { find(self.home(key.client, 0)) } else { None })
+    }
+
+    fn find_by_server(&self, key: &ClientKey) -> Option<ConnectionId> {
+        let hash = key.hash();
+        let find = |shard: &Shard| shard.find_server(key, hash).map(|slot| shard.id(slot));
+        find(self.home(key.client, key.client_port))
+            .or_else(|| if self.strayed > 0 { find(self.home(key.client, 0)) } else { None })
+    }
+
     /// Takes an entry out.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
-        let connection = self.get(id)?.clone();
+        let shard = self.shard_mut(id);
+        let connection = shard.get(id)?.clone();
         if !connection.flags.one_packet {
-            self.unindex(id.slot);
+            shard.unindex(id.slot);
         }
-        self.slab[id.slot as usize].used = false;
-        self.free.push(id.slot);
+        shard.release(id.slot);
+        self.no_client_port -= u32::from(connection.flags.no_client_port);
+        self.bound -= u32::from(connection.control.is_some() || connection.flags.template);
+        self.strayed -= u32::from(self.has_strayed(id, &connection));
         Some(connection)
     }
 
-    /// Changes an entry's addresses or ports.
-    pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
-        if self.get(id).is_none() {
-            return;
-        }
-        self.unindex(id.slot);
-        change(&mut self.slab[id.slot as usize]);
-        self.index(id.slot);
+    fn has_strayed(&self, id: ConnectionId, connection: &Connection) -> bool {
+        self.shard(id).number != u32::from(shard_of(connection.client, connection.client_port))
     }
 
-    fn id(&self, slot: u32) -> ConnectionId {
-        ConnectionId { slot, generation: self.slab[slot as usize].generation }
+    /// Changes an entry's addresses or ports. It stays in its shard.
+    pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
+        let Some(connection) = self.get(id) else { return };
+        let before = (connection.flags.no_client_port, self.has_strayed(id, connection));
+        let shard = self.shard_mut(id);
+        shard.unindex(id.slot);
+        let connection = &mut shard.slab[id.slot as usize];
+        change(connection);
+        let connection = connection.clone();
+        shard.index(id.slot);
+        let after = (connection.flags.no_client_port, self.has_strayed(id, &connection));
+        self.no_client_port = self.no_client_port - u32::from(before.0) + u32::from(after.0);
+        self.strayed = self.strayed - u32::from(before.1) + u32::from(after.1);
     }
 
     /// The connection of a packet from a client (reference/linux-ipvs.md section 3.3, "In").
@@ -175,50 +409,14 @@ impl Table {
     }
 
     fn find_in(&self, flow: &FlowKey, client_port: u16, no_client_port: bool) -> Option<ConnectionId> {
-        let hash = hash(flow.protocol, flow.source, client_port, flow.destination, flow.destination_port);
-        let slab = &self.slab;
-        let slot = self.by_client.find(hash, |slot| {
-            let c = &slab[*slot as usize];
-            c.client_port == client_port
-                && c.virtual_port == flow.destination_port
-                && c.client == flow.source
-                && c.virtual_address == flow.destination
-                && c.protocol == Protocol(flow.protocol)
-                && c.flags.no_client_port == no_client_port
-                && !c.flags.template
-                && !c.flags.hidden
-        })?;
-        Some(self.id(*slot))
+        self.find_by_client(&ClientKey::of(flow, client_port), |c| c.flags.no_client_port == no_client_port && !c.flags.template)
     }
 
     /// The connection of a packet from a real server (section 3.3, "Out"): by the server's own address under NAT, by the
     /// virtual address otherwise.
     pub fn lookup_out(&self, flow: &FlowKey) -> Option<ConnectionId> {
-        let hash = hash(flow.protocol, flow.destination, flow.destination_port, flow.source, flow.source_port);
-        let slab = &self.slab;
-        let translated = self.by_server.find(hash, |slot| {
-            let c = &slab[*slot as usize];
-            c.client_port == flow.destination_port
-                && c.server_port == flow.source_port
-                && c.client == flow.destination
-                && c.server_address == flow.source
-                && c.protocol == Protocol(flow.protocol)
-                && !c.flags.hidden
-        });
-        let slot = translated.or_else(|| {
-            self.by_client.find(hash, |slot| {
-                let c = &slab[*slot as usize];
-                c.client_port == flow.destination_port
-                    && c.virtual_port == flow.source_port
-                    && c.client == flow.destination
-                    && c.virtual_address == flow.source
-                    && c.protocol == Protocol(flow.protocol)
-                    && !c.flags.template
-                    && !c.flags.hidden
-                    && !c.is_nat()
-            })
-        })?;
-        Some(self.id(*slot))
+        let key = ClientKey::of_answer(flow);
+        self.find_by_server(&key).or_else(|| self.find_by_client(&key, |c| !c.flags.template && !c.is_nat()))
     }
 
     /// The template with that key.
@@ -229,18 +427,7 @@ impl Table {
         virtual_address: IpAddr,
         virtual_port: u16,
     ) -> Option<ConnectionId> {
-        let slab = &self.slab;
-        let slot = self.by_client.find(hash(protocol.0, client, 0, virtual_address, virtual_port), |slot| {
-            let c = &slab[*slot as usize];
-            c.flags.template
-                && !c.flags.by_data
-                && !c.flags.hidden
-                && c.client_port == 0
-                && c.virtual_port == virtual_port
-                && c.client == client
-                && c.virtual_address == virtual_address
-                && c.protocol == protocol
-        })?;
-        Some(self.id(*slot))
+        let key = ClientKey { protocol: protocol.0, client, client_port: 0, other: virtual_address, other_port: virtual_port };
+        self.find_by_client(&key, |c| c.flags.template && !c.flags.by_data)
     }
 }
