@@ -1,8 +1,12 @@
 //! A connection entry.
 
+use super::service::Server;
+use super::table::ClientKey;
+use super::tcp::Side;
+use super::{NEW_TIMEOUT, sctp, tcp};
 use crate::config::{Family, ForwardingMethod, Protocol};
 use crate::time::Nanos;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A connection's place in the table. An old one never names a newer connection: the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +77,109 @@ pub struct Connection {
     pub(super) used: bool,
 }
 
+/// How states follow each other, and how long they last.
+#[derive(Clone, Copy, Debug)]
+pub struct StateRules {
+    /// Seconds of each TCP state.
+    pub tcp_timeouts: [u32; 11],
+    /// Seconds of UDP.
+    pub udp_timeout: u32,
+    /// secure_tcp's tables are in force.
+    pub secure: bool,
+}
+
+/// What a packet changed in a connection, for those who count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advance {
+    /// By how much the server's active connections change.
+    pub active: i32,
+    /// Its template, if it has one, is assured now.
+    pub assured: bool,
+}
+
 impl Connection {
+    /// A connection that no server has yet.
+    pub fn unbound(key: &ClientKey, service: u32) -> Connection {
+        Connection {
+            protocol: Protocol(key.protocol),
+            state: 0,
+            flags: Flags { inactive: true, no_output: true, ..Flags::default() },
+            client_port: key.client_port,
+            virtual_port: key.other_port,
+            server_port: 0,
+            client: key.client,
+            virtual_address: key.other,
+            server_address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            method: ForwardingMethod::Dr,
+            service,
+            server: None,
+            control: None,
+            controlled: 0,
+            timeout: NEW_TIMEOUT,
+            expires: Nanos::NEVER,
+            in_packets: 0,
+            generation: 0,
+            used: true,
+        }
+    }
+
+    /// Gives it its server. `port` is where packets go when it isn't the server's own.
+    pub fn bind(&mut self, number: u32, server: &Server, port: u16) {
+        self.server = Some(number);
+        self.server_address = server.key.address;
+        self.server_port = port;
+        self.method = server.settings.method;
+    }
+
+    /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
+    pub fn advance(&mut self, direction: Direction, event: TransportEvent, rules: &StateRules) -> Advance {
+        let old = self.state;
+        let mut side = match direction {
+            Direction::Input => Side::Input,
+            Direction::Output => Side::Output,
+        };
+        if matches!(event, TransportEvent::Tcp(_) | TransportEvent::Sctp(_)) && self.flags.no_output {
+            if direction == Direction::Output { self.flags.no_output = false } else { side = Side::InputOnly }
+        }
+        let (new, timeout, active, established) = match event {
+            TransportEvent::Tcp(flags) => {
+                let new = tcp::next(old, flags, side, rules.secure);
+                let index = usize::from(new);
+                (new, rules.tcp_timeouts[index], tcp::ACTIVE[index], new == tcp::TcpState::Established as u8)
+            }
+            TransportEvent::Sctp(chunk) => {
+                let new = sctp::next(old, chunk, side);
+                (new, sctp::TIMEOUTS[usize::from(new)], new == sctp::ESTABLISHED, new == sctp::ESTABLISHED)
+            }
+            TransportEvent::Udp => {
+                self.timeout = Nanos::from_secs(rules.udp_timeout.into());
+                return Advance { active: 0, assured: direction == Direction::Output };
+            }
+            TransportEvent::None => return Advance::default(),
+        };
+        let mut change = 0;
+        if new != old {
+            if self.server.is_some() && !self.flags.inactive && !active {
+                self.flags.inactive = true;
+                change = -1;
+            } else if self.server.is_some() && self.flags.inactive && active {
+                self.flags.inactive = false;
+                change = 1;
+            }
+        }
+        self.state = new;
+        self.timeout = Nanos::from_secs(timeout.into());
+        Advance { active: change, assured: new != old && established }
+    }
+
+    /// Restarts the timer; returns when to look at it, if nobody would look in time otherwise.
+    pub fn restart(&mut self, now: Nanos) -> Option<Nanos> {
+        let due = now + self.timeout;
+        let look = self.expires == Nanos::NEVER || due < self.expires;
+        self.expires = due;
+        look.then_some(due)
+    }
+
     /// The family of the client's side.
     pub fn family(&self) -> Family {
         Family::from(self.client)

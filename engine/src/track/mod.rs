@@ -11,9 +11,9 @@ mod table;
 pub mod tcp;
 mod timer;
 
-pub use connection::{Connection, ConnectionId, Direction, Flags, TransportEvent};
+pub use connection::{Advance, Connection, ConnectionId, Direction, Flags, StateRules, TransportEvent};
 pub use service::{CommandError, Server, Service, Services};
-pub use table::Table;
+pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
 use crate::draws::Draws;
@@ -23,7 +23,6 @@ use crate::schedule::{Candidate, Wanted};
 use crate::time::Nanos;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use tcp::Side;
 use timer::Timers;
 
 /// A fresh connection lives this long until its first state is known.
@@ -318,6 +317,20 @@ impl Ipvs {
     fn choose(&mut self, service: u32, flow: &FlowKey, now: Nanos, draws: &Draws) -> Option<u32> {
         let mut candidates = std::mem::take(&mut self.candidates);
         self.services.candidates(service, &mut candidates);
+        let chosen = self.choose_among(&candidates, service, flow, now, draws);
+        self.candidates = candidates;
+        chosen
+    }
+
+    /// Asks the service's scheduler, with its candidates as they are now.
+    pub(crate) fn choose_among(
+        &mut self,
+        candidates: &[Candidate],
+        service: u32,
+        flow: &FlowKey,
+        now: Nanos,
+        draws: &Draws,
+    ) -> Option<u32> {
         let vs = &self.sysctls.vs;
         let entry = &mut self.services.all[service as usize];
         let expiration = match entry.settings.scheduler {
@@ -338,9 +351,7 @@ impl Ipvs {
         if remembers {
             scheduler.advance(now, expiration);
         }
-        let chosen = scheduler.schedule(&candidates, wanted).map(|place| candidates[place].number);
-        self.candidates = candidates;
-        chosen
+        scheduler.schedule(candidates, wanted).map(|place| candidates[place].number)
     }
 
     /// Makes a connection and counts it.
@@ -354,28 +365,11 @@ impl Ipvs {
         control: Option<ConnectionId>,
     ) -> ConnectionId {
         let entry = &self.services.servers[server as usize];
-        let method = entry.settings.method;
-        let connection = Connection {
-            protocol: Protocol(flow.protocol),
-            state: 0,
-            flags: Flags { inactive: true, no_output: method != ForwardingMethod::Nat, one_packet, ..Flags::default() },
-            client_port: flow.source_port,
-            virtual_port: flow.destination_port,
-            server_port,
-            client: flow.source,
-            virtual_address: flow.destination,
-            server_address: entry.key.address,
-            method,
-            service,
-            server: Some(server),
-            control,
-            controlled: 0,
-            timeout: NEW_TIMEOUT,
-            expires: Nanos::NEVER,
-            in_packets: 0,
-            generation: 0,
-            used: true,
-        };
+        let mut connection = Connection::unbound(&ClientKey::of(flow, flow.source_port), service);
+        connection.bind(server, entry, server_port);
+        connection.flags.no_output = !connection.is_nat();
+        connection.flags.one_packet = one_packet;
+        connection.control = control;
         let id = self.insert(connection);
         self.services.servers[server as usize].counters.connections += 1;
         self.services.all[service as usize].counters.connections += 1;
@@ -403,30 +397,11 @@ impl Ipvs {
 
     /// A connection to the packet's own destination, for a mark service without any usable server (cache_bypass).
     pub fn connect_bypass(&mut self, flow: &FlowKey, service: u32) -> ConnectionId {
-        let connection = Connection {
-            protocol: Protocol(flow.protocol),
-            state: 0,
-            flags: Flags { inactive: true, no_output: true, bypass: true, ..Flags::default() },
-            client_port: flow.source_port,
-            virtual_port: flow.destination_port,
-            server_port: 0,
-            client: flow.source,
-            virtual_address: flow.destination,
-            server_address: match flow.destination {
-                IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-            },
-            method: ForwardingMethod::Dr,
-            service,
-            server: None,
-            control: None,
-            controlled: 0,
-            timeout: NEW_TIMEOUT,
-            expires: Nanos::NEVER,
-            in_packets: 0,
-            generation: 0,
-            used: true,
-        };
+        let mut connection = Connection::unbound(&ClientKey::of(flow, flow.source_port), service);
+        connection.flags.bypass = true;
+        if flow.destination.is_ipv6() {
+            connection.server_address = std::net::Ipv6Addr::UNSPECIFIED.into();
+        }
         self.insert(connection)
     }
 
@@ -487,58 +462,45 @@ impl Ipvs {
 
     /// A packet passed: the protocol's state moves on, and with it the timeout and the server's active count (section 4).
     pub fn transition(&mut self, id: ConnectionId, direction: Direction, event: TransportEvent) {
-        let secure = self.sysctls.vs.secure_tcp >= 2;
+        let rules = self.state_rules();
         let Some(connection) = self.table.get_mut(id) else { return };
-        let old = connection.state;
-        let mut side = match direction {
-            Direction::Input => Side::Input,
-            Direction::Output => Side::Output,
-        };
-        if matches!(event, TransportEvent::Tcp(_) | TransportEvent::Sctp(_)) && connection.flags.no_output {
-            if direction == Direction::Output { connection.flags.no_output = false } else { side = Side::InputOnly }
-        }
-        let (new, timeout, active, assured) = match event {
-            TransportEvent::Tcp(flags) => {
-                let new = tcp::next(old, flags, side, secure);
-                let index = usize::from(new);
-                (new, self.tcp_timeouts[index], tcp::ACTIVE[index], new == tcp::TcpState::Established as u8)
-            }
-            TransportEvent::Sctp(chunk) => {
-                let new = sctp::next(old, chunk, side);
-                (new, sctp::TIMEOUTS[usize::from(new)], new == sctp::ESTABLISHED, new == sctp::ESTABLISHED)
-            }
-            TransportEvent::Udp => {
-                connection.timeout = Nanos::from_secs(self.udp_timeout.into());
-                let control = connection.control;
-                if direction == Direction::Output {
-                    self.assure(control);
-                }
-                return;
-            }
-            TransportEvent::None => return,
-        };
-        let mut change = 0;
-        if new != old {
-            if connection.server.is_some() && !connection.flags.inactive && !active {
-                connection.flags.inactive = true;
-                change = -1;
-            } else if connection.server.is_some() && connection.flags.inactive && active {
-                connection.flags.inactive = false;
-                change = 1;
-            }
-        }
-        connection.state = new;
-        connection.timeout = Nanos::from_secs(timeout.into());
+        let Advance { active, assured } = connection.advance(direction, event, &rules);
         let (server, control) = (connection.server, connection.control);
-        if change != 0
+        if active != 0
             && let Some(server) = server
         {
             let server = &mut self.services.servers[server as usize];
-            server.active = server.active.saturating_add_signed(change);
+            server.active = server.active.saturating_add_signed(active);
         }
-        if new != old && assured {
+        if assured {
             self.assure(control);
         }
+    }
+
+    /// The settings in force.
+    pub(crate) fn sysctls(&self) -> &Sysctls {
+        &self.sysctls
+    }
+
+    /// Whether what happens in one shard of the table concerns no other.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.table.is_plain() && self.persistence_data.is_empty() && self.sip_templates.is_empty()
+    }
+
+    /// The shards, and the services that go with them. Only while [`Ipvs::is_plain`].
+    pub(crate) fn shards_mut(&mut self) -> (&mut [Shard], &Services) {
+        (self.table.shards_mut(), &self.services)
+    }
+
+    /// Looks at connections at those times.
+    pub(crate) fn set_timers(&mut self, timers: impl IntoIterator<Item = (Nanos, ConnectionId)>) {
+        self.timers.extend(timers);
+    }
+
+    /// How states follow each other now.
+    pub(crate) fn state_rules(&self) -> StateRules {
+        let secure = self.sysctls.vs.secure_tcp >= 2;
+        StateRules { tcp_timeouts: self.tcp_timeouts, udp_timeout: self.udp_timeout, secure }
     }
 
     fn assure(&mut self, template: Option<ConnectionId>) {
@@ -559,11 +521,8 @@ impl Ipvs {
         if connection.flags.hidden {
             return;
         }
-        let unarmed = connection.expires == Nanos::NEVER;
-        let sooner = now + connection.timeout < connection.expires;
-        connection.expires = now + connection.timeout;
-        if unarmed || sooner {
-            self.timers.insert(connection.expires, id);
+        if let Some(look) = connection.restart(now) {
+            self.timers.insert(look, id);
         }
     }
 
@@ -605,7 +564,16 @@ impl Ipvs {
 
     /// Ends what has expired by `now`, in order of time.
     pub fn expire(&mut self, now: Nanos) {
-        while let Some((at, id)) = self.timers.pop(now) {
+        while let Some((_, connection)) = self.expire_next(now) {
+            self.release(&connection);
+        }
+    }
+
+    /// Takes the next entry out that has expired by `now`, with its time. Its server and its controlling entry are not told:
+    /// that is [`Ipvs::release`].
+    pub(crate) fn expire_next(&mut self, now: Nanos) -> Option<(Nanos, Connection)> {
+        loop {
+            let (at, id) = self.timers.pop(now)?;
             let Some(connection) = self.table.get_mut(id) else { continue };
             if connection.expires > at {
                 // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
@@ -620,16 +588,29 @@ impl Ipvs {
                 self.timers.insert(again, id);
                 continue;
             }
-            self.remove(id);
+            if let Some(connection) = self.take(id) {
+                return Some((at, connection));
+            }
         }
     }
 
     /// Takes an entry out: its server and its controlling entry are told.
     fn remove(&mut self, id: ConnectionId) {
-        let Some(connection) = self.table.remove(id) else { return };
+        if let Some(connection) = self.take(id) {
+            self.release(&connection);
+        }
+    }
+
+    fn take(&mut self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.table.remove(id)?;
         if let Some(data) = self.persistence_data.remove(&id) {
             self.sip_templates.retain(|key, template| *template != id || key.call_id != data);
         }
+        Some(connection)
+    }
+
+    /// Tells its server and its controlling entry that an entry is gone.
+    pub(crate) fn release(&mut self, connection: &Connection) {
         if let Some(parent) = connection.control.and_then(|control| self.table.get_mut(control)) {
             parent.controlled = parent.controlled.saturating_sub(1);
         }

@@ -99,7 +99,8 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
-    fn of(flow: &FlowKey, client_port: u16) -> ClientKey {
+    /// The key of a packet from a client, under that client port.
+    pub fn of(flow: &FlowKey, client_port: u16) -> ClientKey {
         ClientKey {
             protocol: flow.protocol,
             client: flow.source,
@@ -109,7 +110,8 @@ impl ClientKey {
         }
     }
 
-    fn of_answer(flow: &FlowKey) -> ClientKey {
+    /// The key of a packet from a real server.
+    pub fn of_answer(flow: &FlowKey) -> ClientKey {
         ClientKey {
             protocol: flow.protocol,
             client: flow.destination,
