@@ -2,7 +2,7 @@
 //!
 //! A name stands for the field in every header of the frame: `ip.ttl` for the outer, the inner and a quoted one. `ip.ttl#2`
 //! is the second IP header's alone, as in Wireshark's filters. A name with others below it (`tcp.options`, `ip.flags`, `ip`)
-//! stands for all of them. Checksums that cover an ignored field need not be ignored: they are compared as if it were equal.
+//! stands for all of them, also written `ip.` or `ip.*`. Checksums that cover an ignored field need not be ignored: they are compared as if it were equal.
 
 use super::fields::Name;
 
@@ -68,8 +68,9 @@ impl Ignore {
                     Ok(number) if number > 0 => (name, Some(number)),
                     _ => return Err(UnknownField { name: given.to_owned(), nearest: nearest(name) }),
                 },
-                None => (given, None),
+                None => (given.strip_suffix('*').unwrap_or(given), None),
             };
+            let name = name.strip_suffix('.').unwrap_or(name);
             let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, names)| *names);
             let found: Vec<Name> = match alias {
                 Some(names) => names.to_vec(),
@@ -133,7 +134,10 @@ mod tests {
         assert!(ignore.has(Name::IpTtl, 2) && !ignore.has(Name::IpTtl, 1));
         assert!(ignore.has(Name::TcpOptionMss, 1) && !ignore.has(Name::TcpWindow, 1));
         assert!(ignore.has(Name::EthSource, 1));
-        assert!(Ignore::new(["ip"]).unwrap().has(Name::IpChecksum, 3));
+        for group in ["ip", "ip.", "ip.*"] {
+            let ignore = Ignore::new([group]).unwrap();
+            assert!(ignore.has(Name::IpChecksum, 3) && !ignore.has(Name::Ipv6HopLimit, 1));
+        }
     }
 
     #[test]
@@ -142,7 +146,7 @@ mod tests {
         assert_eq!(message("ip.tll"), "unknown field `ip.tll`; did you mean `ip.ttl`?");
         assert_eq!(message("tcp.sequence"), "unknown field `tcp.sequence`");
         assert_eq!(message("ip.ttl#0"), "unknown field `ip.ttl#0`; did you mean `ip.ttl`?");
-        assert_eq!(message("ip."), "unknown field `ip.`; did you mean `ip.id`?");
+        assert_eq!(message("pi.ttl"), "unknown field `pi.ttl`; did you mean `ip.ttl`?");
         assert_eq!(message(""), "unknown field ``");
     }
 }

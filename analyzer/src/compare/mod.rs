@@ -22,6 +22,8 @@ pub mod observe;
 pub mod order;
 pub mod report;
 pub mod servers;
+#[cfg(test)]
+mod tests;
 
 use ignore::Ignore;
 use lvscheck_engine::output::DrawnField;
