@@ -7,7 +7,7 @@
 
 use crate::draws::{Doubt, Draws};
 
-/// How many doubts before a difference are tried.
+/// How many doubts before a difference are tried, and how many behind it.
 const NEAREST: usize = 8;
 
 /// One replay, compared with the golden.
@@ -17,19 +17,15 @@ pub struct Trial {
     pub agreed: usize,
     /// How many differences there are in all.
     pub differences: usize,
-    /// The doubts that arose until a second after the first difference, in order: that a connection still lived shows
-    /// before the packet that finds it, when it is not reset at its end.
+    /// The doubts that arose until the first difference, in order.
     pub doubts: Vec<Doubt>,
+    /// Those that arose within a second after it, in order: a connection that is reset too early differs before the packet
+    /// that shows that it still lived.
+    pub later: Vec<Doubt>,
 }
 
-impl Trial {
-    /// Agreement further on counts first: until a wrong draw is put right, what follows it says little.
-    fn is_better_than(&self, other: &Trial) -> bool {
-        (self.agreed, other.differences) > (other.agreed, self.differences)
-    }
-}
-
-/// Tries doubts until the output agrees with the golden or no doubt helps any more, at most `most` times. `replay` replays
+/// Tries doubts until the output agrees with the golden or no doubt helps any more, at most `most` times. A value helps when
+/// the output agrees further on: until a wrong draw is put right, what follows it says nothing. `replay` replays
 /// with these draws and compares. Returns the draws under which there were the fewest differences, and how many doubts
 /// were settled on the way to them.
 pub fn settle(draws: Draws, mut replay: impl FnMut(&Draws) -> Trial, most: usize) -> (Draws, usize) {
@@ -37,12 +33,13 @@ pub fn settle(draws: Draws, mut replay: impl FnMut(&Draws) -> Trial, most: usize
     let mut best = current.clone();
     while current.0.differences > 0 && current.2 < most {
         let (trial, draws, settled) = &current;
-        let candidates = trial.doubts.iter().rev().filter(|doubt| draws.given(doubt.draw).is_none()).take(NEAREST);
+        let nearest = trial.doubts.iter().rev().take(NEAREST).chain(trial.later.iter().take(NEAREST));
+        let candidates = nearest.filter(|doubt| draws.given(doubt.draw).is_none());
         let better = candidates.copied().find_map(|doubt| {
             let mut other = draws.clone();
             other.learn(doubt.draw, doubt.alternative);
             let next = replay(&other);
-            next.is_better_than(trial).then_some((next, other, settled + 1))
+            (next.agreed > trial.agreed).then_some((next, other, settled + 1))
         });
         let Some(better) = better else { break };
         current = better;
@@ -68,7 +65,7 @@ mod tests {
             .filter(|draw| draws.given(*draw).is_none())
             .map(|draw| Doubt { draw, alternative: 1 })
             .collect();
-        Trial { agreed, differences, doubts }
+        Trial { agreed, differences, doubts, later: Vec::new() }
     }
 
     #[test]
