@@ -207,5 +207,6 @@ fn same_route(a: &Route, b: &Route) -> bool {
 /// A locally administered MAC address for what nobody described: `kind` tells what it stands for, `number` which one.
 pub fn synthetic_mac(kind: u8, number: u16) -> MacAddr {
     let [high, low] = number.to_be_bytes();
-    MacAddr([0x02, 0, 0, kind, high, low])
+    // The letters L and V, so that people recognise what was made up and nobody's own addresses are hit.
+    MacAddr([0x02, b'L', b'V', kind, high, low])
 }

@@ -9,8 +9,10 @@ mod builder;
 mod firewall;
 pub mod infer;
 mod iproute;
+mod listing;
 mod lvs_toml;
 mod options;
+mod print;
 mod problem;
 pub mod roles;
 mod rules;
@@ -19,6 +21,7 @@ mod snapshot;
 mod words;
 
 pub use infer::{InferOptions, Inference};
+pub use print::{print_command, print_rules};
 pub use problem::{DescribeError, Place, Problem, Warning};
 pub use roles::{Role, Roles};
 

@@ -322,6 +322,11 @@ impl Inference {
                 self.found.len() - 1
             }
         };
+        // What the director forwarded is no request of a client: a capture on it holds both.
+        let by_director = |(link, _): &(usize, u64)| self.links.get(*link).is_some_and(|link| link.mac == ethernet.source());
+        if evidence != Evidence::SynAck && self.found.get(index).is_some_and(|found| found.links.iter().any(by_director)) {
+            return;
+        }
         let link = if owner.is_group() { None } else { self.link(ethernet, owner) };
         if let Some(found) = self.found.get_mut(index) {
             found.openings += 1;

@@ -490,10 +490,8 @@ impl Synthesis {
             }
             let (mac, how) = self.mac_of_server(*address);
             self.neighbour(*address, mac, interface);
-            if !how.is_empty() {
-                self.builder.assumed.push(
-                    format!("real server {address} is at {mac}{}{how}", if made_up { "" } else { ": " }).replace(": , ", ", "),
-                );
+            if !how.is_empty() && !made_up {
+                self.builder.assumed.push(format!("real server {address} is at {mac}{how}"));
             }
         }
     }
@@ -558,7 +556,7 @@ impl Servers {
                     let list = if ipv6 { &servers.made_up_v6 } else { &servers.made_up_v4 };
                     let names: Vec<String> = list.iter().map(IpAddr::to_string).collect();
                     synthesis.builder.assumed.push(format!(
-                        "real servers {}, weight 1 each: made up, in a network that the capture doesn't use",
+                        "real servers {}, weight 1 each: made up with their MACs, in a network that the capture doesn't use",
                         names.join(", ")
                     ));
                 }
