@@ -45,7 +45,7 @@
 
 use super::builder::{Builder, When};
 use super::iproute::{add_vlan, default_scope, interface_towards, vlan_protocol};
-use super::problem::{Place, Problem, suggest};
+use super::problem::{Place, Problem, nearest, suggest};
 use super::rules::{DEFAULT_PERSISTENCE, mask_length, scheduler, scheduler_flags};
 use super::script;
 use super::words::{Line, Word, parse_address, parse_endpoint, parse_prefix};
@@ -280,9 +280,14 @@ impl<'a> LvsToml<'a> {
     pub fn parse(file: &'a str, text: &'a str) -> Result<LvsToml<'a>, Problem> {
         let tables = toml::from_str(text).map_err(|error| {
             let message = error.message().to_owned();
-            match error.span() {
+            let near = misspelt(&message);
+            let problem = match error.span() {
                 Some(span) => Problem::new(message).at(place(file, text, span)),
                 None => Problem::new(message).in_file(file),
+            };
+            match near {
+                Some(near) => problem.help(format!("did you mean `{near}`?")),
+                None => problem,
             }
         })?;
         Ok(LvsToml { file, text, tables })
@@ -516,7 +521,7 @@ impl<'a> LvsToml<'a> {
             .position(|command| matches!(command, Command::AddService { service, .. } if *service == key));
         match known.and_then(|index| builder.config.commands.get_mut(index)) {
             Some(command) => *command = Command::AddService { service: key.clone(), settings },
-            None => builder.take(Command::AddService { service: key.clone(), settings }, When::Setup, Some(place)),
+            None => builder.take(Command::AddService { service: key.clone(), settings }, When::Setup, Some(place.clone())),
         }
         for text in &table.local_addresses {
             let address = self.address(text)?;
@@ -538,6 +543,13 @@ impl<'a> LvsToml<'a> {
         }
         for server in &table.server {
             self.server(builder, table, &key, server)?;
+        }
+        let own = |command: &Command| matches!(command, Command::AddServer { service, settings, .. } if *service == key && settings.method == ForwardingMethod::FullNat);
+        let local = |command: &Command| matches!(command, Command::AddLocalAddress { service, .. } if *service == key);
+        if builder.config.commands.iter().any(own) && !builder.config.commands.iter().any(local) {
+            return Err(Problem::new(format!("{key} has real servers under FULLNAT and no local address"))
+                .at(place)
+                .help("add local_addresses = [\"10.0.0.100\"] to the service"));
         }
         Ok(())
     }
@@ -805,6 +817,13 @@ impl<'a> LvsToml<'a> {
         }
         Ok(())
     }
+}
+
+/// Of a message such as "unknown field `a`, expected one of `b`, `c`" the known name nearest to the unknown one.
+fn misspelt(message: &str) -> Option<String> {
+    let mut names = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = names.next()?;
+    nearest(unknown, names).map(str::to_owned)
 }
 
 /// The place of a byte range.

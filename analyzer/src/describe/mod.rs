@@ -6,9 +6,11 @@
 
 pub mod arguments;
 mod builder;
+mod check;
 mod firewall;
 pub mod infer;
 mod iproute;
+mod keepalived;
 mod listing;
 mod lvs_toml;
 mod options;
@@ -18,6 +20,8 @@ pub mod roles;
 mod rules;
 mod script;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use infer::{InferOptions, Inference};
@@ -128,23 +132,55 @@ fn read(path: &Path) -> Result<String, DescribeError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Reads a description from memory; the name stands in messages and tells the kind, as that of a file does.
+///
+/// # Errors
+/// The text says what can't be.
+pub fn read_text(name: &str, text: &str) -> Result<Description, DescribeError> {
+    let mut builder = Builder::default();
+    one_text(&mut builder, name, text)?;
+    check::check(&mut builder)?;
+    Ok(Description::from_builder(builder))
+}
+
 /// A file by itself; its name tells lvs.toml and keepalived.conf, its content the others.
 fn file(builder: &mut Builder, path: &Path) -> Result<(), DescribeError> {
     let text = read(path)?;
-    let name = path.display().to_string();
-    if path.extension().is_some_and(|extension| extension == "toml") {
-        let toml = LvsToml::parse(&name, &text)?;
+    Ok(one_text(builder, &path.display().to_string(), &text)?)
+}
+
+fn one_text(builder: &mut Builder, name: &str, text: &str) -> Result<(), Problem> {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    if base.ends_with(".toml") {
+        let toml = LvsToml::parse(name, text)?;
         if let Some(profile) = toml.profile()? {
             builder.config.profile = profile.clone();
         }
         toml.links(builder)?;
         toml.rest(builder)?;
-    } else if text.lines().any(|line| line.trim_start().starts_with('-')) {
-        rules::read(builder, &name, &text)?;
+    } else if base == "keepalived.conf" || keepalived::is_keepalived(text) {
+        keepalived::read(builder, name, text)?;
+    } else if listing::is_listing(text) {
+        listing::read(builder, name, text)?;
     } else {
-        script::read(builder, &name, &text)?;
+        speak_dpvs(builder, text);
+        let commands = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        if commands.into_iter().all(|line| line.starts_with('-') || line.starts_with("ipvsadm")) {
+            rules::read(builder, name, text)?;
+        } else {
+            script::read(builder, name, text)?;
+        }
     }
     Ok(())
+}
+
+/// A file by itself can't name its profile, but a script with DPVS's own commands is DPVS's.
+fn speak_dpvs(builder: &mut Builder, text: &str) {
+    let own = |word: &str| matches!(word, "dpip" | "--add-laddr" | "--laddr" | "--blklst" | "--whtlst");
+    if text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(str::split_whitespace).any(own) {
+        builder.config.profile = Profile::DPVS_1_10;
+        builder.assumed.push("system DPVS 1.10: the commands are DPVS's".to_owned());
+    }
 }
 
 /// A snapshot folder: links first, then what refers to them, then services; lvs.toml adds and overrides.
@@ -188,6 +224,19 @@ fn folder(builder: &mut Builder, path: &Path) -> Result<(), DescribeError> {
     }
     if let Some(text) = optional("ipvsadm.rules")? {
         rules::read(builder, &name("ipvsadm.rules"), &text)?;
+    }
+    // One description of the services is enough; the most exact one counts.
+    for file in ["ipvsadm.txt", "keepalived.conf"] {
+        let Some(text) = optional(file)? else { continue };
+        if builder.config.commands.iter().any(|command| matches!(command, Command::AddService { .. })) {
+            builder
+                .warnings
+                .push(Problem::new("not read: another file of the folder describes the services").in_file(&name(file)));
+        } else if file == "keepalived.conf" {
+            keepalived::read(builder, &name(file), &text)?;
+        } else {
+            listing::read(builder, &name(file), &text)?;
+        }
     }
     if let Some(text) = optional("setup.sh")? {
         script::read(builder, &name("setup.sh"), &text)?;

@@ -133,16 +133,20 @@ impl From<Problem> for DescribeError {
 /// The known word nearest to a mistyped one, if it is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).clamp(1, 3);
+    // Among equally near ones the one with the same first letter.
     known
         .into_iter()
-        .map(|candidate| (edit_distance(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .map(|candidate| (edit_distance(word, candidate), !word.starts_with(|c| candidate.starts_with(c)), candidate))
+        .filter(|(distance, ..)| *distance <= limit)
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(.., candidate)| candidate)
 }
 
 /// `did you mean X? Known: a, b, c`, or without the question when nothing is near.
 pub fn suggest(word: &str, kind: &str, known: &[&str]) -> String {
+    if known.is_empty() {
+        return format!("{kind}: none");
+    }
     let list = known.join(", ");
     match nearest(word, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`? {kind}: {list}"),

@@ -2,7 +2,8 @@
 
 use super::{Client, Evidence, Found, Inference, LinkKey};
 use crate::describe::builder::{Builder, When, synthetic_mac};
-use crate::describe::iproute::add_vlan;
+use crate::describe::check::check;
+use crate::describe::iproute::{add_vlan, interface_towards};
 use crate::describe::{DescribeError, Description, Problem, arguments};
 use lvscheck_engine::config::{
     Address, AddressScope, Command, Family, ForwardingMethod, InterfaceId, MacAddr, NeighbourEntry, Network, Protocol, Route,
@@ -64,14 +65,43 @@ impl Synthesis {
         if !links {
             self.describe_servers();
         }
+        if described && self.method == Some(ForwardingMethod::FullNat) {
+            self.told_local_addresses(&services)?;
+        }
+        let server_macs = std::mem::take(&mut self.server_macs);
         let mut description = Description::from_builder(self.builder);
         if let Some(method) = self.method
             && (described || servers)
         {
             description.set_method(method);
         }
-        description.server_macs = self.server_macs;
+        let mut builder = description.into_builder();
+        check(&mut builder)?;
+        description = Description::from_builder(builder);
+        description.server_macs = server_macs;
         Ok(description)
+    }
+
+    /// Described services become FULLNAT's by `--mode`: those without a local address get those of `--lip`.
+    fn told_local_addresses(&mut self, services: &[ServiceKey]) -> Result<(), Problem> {
+        for service in services {
+            let has = |command: &Command| matches!(command, Command::AddLocalAddress { service: known, .. } if known == service);
+            if self.builder.config.commands.iter().any(has) {
+                continue;
+            }
+            if self.pass.options.local_addresses.is_empty() {
+                return Err(Problem::new(format!(
+                    "FULLNAT needs a local address for {service}, from which the director speaks to the real servers"
+                ))
+                .help("give one that the real servers reach: --lip 10.0.0.100"));
+            }
+            for address in self.pass.options.local_addresses.clone() {
+                let near = interface_towards(&self.builder, address).or(self.server_interface).or_else(|| self.last_interface());
+                let Some(interface) = near else { continue };
+                self.builder.take(Command::AddLocalAddress { service: service.clone(), address, interface }, When::Setup, None);
+            }
+        }
+        Ok(())
     }
 
     /// The services, and a sentence for each that was found.
