@@ -2,9 +2,12 @@
 //! diagnosis and reports. The forwarding itself is [`lvscheck_engine`]'s.
 
 pub mod capture;
+pub mod command;
 pub mod compare;
 pub mod describe;
-
 pub mod exit;
 pub mod generate;
+pub mod replay;
+pub mod report;
+pub mod testing;
 pub mod throughput;

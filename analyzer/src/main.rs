@@ -1,2 +1,9 @@
-//! x
-fn main() {}
+//! The `lvscheck` command.
+
+use clap::Parser;
+use lvscheck::command::{self, args::Cli};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command::run(Cli::parse()).into()
+}

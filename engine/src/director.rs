@@ -4,6 +4,7 @@
 use crate::config::{DirectorConfig, InterfaceId, ServerKey, ServiceKey};
 use crate::draws::{Doubt, Draws};
 use crate::listing::{ClientAddressCounts, ConnectionView, ServiceView};
+use crate::observe::Observations;
 use crate::output::Output;
 use crate::profile::System;
 use crate::time::Nanos;
@@ -97,6 +98,14 @@ impl Director {
         match &self.system {
             SystemDirector::Linux(_) => Vec::new(),
             SystemDirector::Dpvs(director) => director.client_addresses(),
+        }
+    }
+
+    /// Takes real servers as they were observed, instead of scheduling.
+    pub fn observe(&mut self, observations: Observations) {
+        match &mut self.system {
+            SystemDirector::Linux(director) => director.observe(observations),
+            SystemDirector::Dpvs(director) => director.observe(observations),
         }
     }
 

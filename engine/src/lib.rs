@@ -15,6 +15,7 @@ pub mod draws;
 pub mod link;
 pub mod linux;
 pub mod listing;
+pub mod observe;
 pub mod output;
 pub mod packet;
 pub mod profile;

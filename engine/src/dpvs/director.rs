@@ -17,6 +17,7 @@ use crate::config::{
 use crate::director::{Arrival, ConfigError};
 use crate::draws::{Draw, Draws};
 use crate::listing::{ClientAddressCounts, ConnectionView, LocalAddressView, ServerView, ServiceView};
+use crate::observe::Observations;
 use crate::output::{DrawnKind, Output};
 use crate::time::Nanos;
 use crate::verdict::{DropReason, Names, Verdict};
@@ -28,6 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Director {
     pub(super) settings: DpvsSettings,
     pub(super) draws: Draws,
+    pub(super) observations: Observations,
     pub(super) link: Link,
     pub(super) services: Services,
     pub(super) access: AccessLists,
@@ -60,6 +62,7 @@ impl Director {
             draws,
             link,
             services: Services::default(),
+            observations: Observations::default(),
             access: AccessLists::default(),
             connections: Connections::default(),
             cookies: Cookies::default(),
@@ -229,7 +232,7 @@ impl Director {
     /// Why there is none.
     pub(super) fn new_connection(&mut self, service: u32, key: &FlowKey) -> Result<Box<Connection>, DropReason> {
         let client = key.source;
-        let server = self.schedule_bound(service, client.ip())?;
+        let server = self.schedule_bound(service, key)?;
         let (method, server_key) = match self.services.server(server) {
             Some(server) => (server.settings.method, server.key),
             None => return Err(DropReason::NoServer),
@@ -265,7 +268,7 @@ impl Director {
     /// # Errors
     /// Why there is none.
     pub(super) fn new_outward_connection(&mut self, service: u32, key: &FlowKey) -> Result<Box<Connection>, DropReason> {
-        let server = self.schedule_bound(service, key.source.ip())?;
+        let server = self.schedule_bound(service, key)?;
         let (method, address) = match self.services.server(server) {
             Some(server) => (server.settings.method, server.key.address),
             None => return Err(DropReason::NoServer),
@@ -288,9 +291,14 @@ impl Director {
         Ok(connection)
     }
 
-    fn schedule_bound(&mut self, service: u32, client: IpAddr) -> Result<u32, DropReason> {
+    fn schedule_bound(&mut self, service: u32, key: &FlowKey) -> Result<u32, DropReason> {
         self.doubt_expired(|expired| expired.service == service);
-        let server = self.services.schedule(service, client, self.now).ok_or(DropReason::NoServer)?;
+        let observed = self
+            .observations
+            .server(key.protocol, key.source, self.now)
+            .and_then(|address| self.services.server_at(service, address));
+        let chosen = observed.or_else(|| self.services.schedule(service, key.source.ip(), self.now));
+        let server = chosen.ok_or(DropReason::NoServer)?;
         if !self.services.bind(server) {
             return Err(DropReason::NoServer);
         }
@@ -458,6 +466,11 @@ impl Director {
                 }
             }
         }
+    }
+
+    /// Takes real servers as they were observed, instead of scheduling.
+    pub fn observe(&mut self, observations: Observations) {
+        self.observations = observations;
     }
 
     /// Services with their real servers; those that were deleted are left out. SNAT services come last.

@@ -273,6 +273,12 @@ impl Services {
         }
     }
 
+    /// The service's server with that address.
+    pub(super) fn server_at(&self, service: u32, address: IpAddr) -> Option<u32> {
+        let servers = &self.service(service)?.servers;
+        servers.iter().copied().find(|number| self.server(*number).is_some_and(|server| server.key.address == address))
+    }
+
     /// Chooses a server for a new connection, by the client's template or by the scheduler.
     pub(super) fn schedule(&mut self, number: u32, client: IpAddr, now: Nanos) -> Option<u32> {
         let service = self.service(number)?;

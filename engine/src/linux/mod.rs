@@ -23,6 +23,8 @@ impl Director {
     /// To be written.
     pub fn advance(&mut self, _now: Nanos, _out: &mut Output) {}
     /// To be written.
+    pub fn observe(&mut self, _observations: crate::observe::Observations) {}
+    /// To be written.
     pub fn services(&self) -> Vec<ServiceView> {
         Vec::new()
     }

@@ -18,6 +18,7 @@ pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
 use crate::draws::Draws;
 use crate::listing::{ConnectionView, ServiceView};
+use crate::observe::Observations;
 use crate::packet::FlowKey;
 use crate::schedule::{Candidate, Wanted};
 use crate::time::Nanos;
@@ -94,6 +95,7 @@ pub struct Ipvs {
     candidates: Vec<Candidate>,
     persistence_data: HashMap<ConnectionId, Vec<u8>>,
     sip_templates: HashMap<persistence::SipKey, ConnectionId>,
+    observations: Observations,
 }
 
 impl Ipvs {
@@ -110,12 +112,18 @@ impl Ipvs {
             candidates: Vec::new(),
             persistence_data: HashMap::new(),
             sip_templates: HashMap::new(),
+            observations: Observations::default(),
         }
     }
 
     /// The settings changed.
     pub fn set_sysctls(&mut self, sysctls: &Sysctls) {
         self.sysctls = sysctls.clone();
+    }
+
+    /// Takes real servers as they were observed, instead of scheduling.
+    pub fn observe(&mut self, observations: Observations) {
+        self.observations = observations;
     }
 
     /// Carries out an ipvsadm command; others change nothing.
@@ -315,6 +323,11 @@ impl Ipvs {
 
     /// Asks the service's scheduler.
     fn choose(&mut self, service: u32, flow: &FlowKey, now: Nanos, draws: &Draws) -> Option<u32> {
+        if !self.observations.is_empty()
+            && let Some(server) = self.observed(service, flow, now)
+        {
+            return Some(server);
+        }
         let mut candidates = std::mem::take(&mut self.candidates);
         self.services.candidates(service, &mut candidates);
         let chosen = self.choose_among(&candidates, service, flow, now, draws);
@@ -352,6 +365,14 @@ impl Ipvs {
             scheduler.advance(now, expiration);
         }
         scheduler.schedule(candidates, wanted).map(|place| candidates[place].number)
+    }
+
+    /// The server that the client's connection was observed to go to, when the service has it.
+    fn observed(&self, service: u32, flow: &FlowKey, now: Nanos) -> Option<u32> {
+        let client = SocketAddr::new(flow.source, flow.source_port);
+        let address = self.observations.server(Protocol(flow.protocol), client, now)?;
+        let list = &self.services.all[service as usize].list;
+        list.iter().copied().find(|number| self.services.servers[*number as usize].key.address == address)
     }
 
     /// Makes a connection and counts it.

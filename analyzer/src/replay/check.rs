@@ -1,0 +1,248 @@
+//! What is compared with what.
+
+use super::frames::{Frames, StoredFrame};
+use super::load::Loaded;
+use super::place::{Place, Places};
+use super::work::{Worked, interface_name};
+use super::{Request, Source, reply};
+use crate::compare::ignore::Ignore;
+use crate::compare::observe::{self, Flow, ObservedServer};
+use crate::compare::{self, Comparison, Context, Frame, Options};
+use crate::describe;
+use lvscheck_engine::config::{Command, DirectorConfig, InterfaceId, Protocol, SchedulerKind, ServiceKey};
+use lvscheck_engine::draws::Draw;
+use lvscheck_engine::observe::Observations;
+use lvscheck_engine::profile::System;
+use std::net::{IpAddr, SocketAddr};
+
+/// Compares.
+pub struct Check<'a> {
+    pub request: &'a Request,
+    pub config: &'a DirectorConfig,
+    pub loaded: &'a Loaded,
+    pub golden: Option<&'a Loaded>,
+    pub ignore: Ignore,
+}
+
+impl Check<'_> {
+    /// What the director emitted with the golden.
+    pub fn golden(&self, worked: &Worked) -> Option<Comparison> {
+        match (&self.request.golden, self.golden) {
+            (Some(Source::Same), _) => Some(self.same(worked)),
+            (Some(Source::File(_)), Some(golden)) => {
+                let names: Vec<Option<&str>> = golden
+                    .interfaces
+                    .iter()
+                    .map(|name| name.as_deref().filter(|name| self.config.interface(name).is_some()))
+                    .collect();
+                let expected: Vec<Frame<'_>> = golden
+                    .frames
+                    .records()
+                    .iter()
+                    .map(|frame| captured(&golden.frames, frame, names.get(frame.interface as usize).copied().flatten()))
+                    .collect();
+                Some(self.compare(&expected, &self.emitted(&worked.emitted, |_| true), worked, "golden"))
+            }
+            _ => None,
+        }
+    }
+
+    /// With what the capture shows that the director itself sent. When a real director asks for a neighbour depends on what
+    /// it knew before, so requests for neighbours are left out on both sides.
+    fn same(&self, worked: &Worked) -> Comparison {
+        let places = Places::new(self.config, self.loaded.interfaces.iter().map(Option::as_deref));
+        let expected: Vec<Frame<'_>> = worked
+            .sent
+            .records()
+            .iter()
+            .filter(|frame| !asks_for_neighbour(worked.sent.bytes(frame)))
+            .map(|frame| {
+                let bytes = worked.sent.bytes(frame);
+                let name = match places.of(frame.interface, bytes) {
+                    Place::Sent(InterfaceId(number)) => interface_name(self.config, number.into()),
+                    _ => None,
+                };
+                captured(&worked.sent, frame, name)
+            })
+            .collect();
+        let actual = self.emitted(&worked.emitted, |bytes| !asks_for_neighbour(bytes));
+        self.compare(&expected, &actual, worked, "frame sent by the real director")
+    }
+
+    /// Answers that the client saw with what the director makes of the frames behind them.
+    pub fn replies(&self, worked: &Worked) -> Option<Comparison> {
+        if worked.replies_seen.is_empty() {
+            return None;
+        }
+        let expected: Vec<Frame<'_>> =
+            worked.replies_seen.records().iter().map(|frame| captured(&worked.replies_seen, frame, None)).collect();
+        let actual: Vec<Frame<'_>> = worked
+            .replies_made
+            .records()
+            .iter()
+            .zip(worked.replies_seen.records())
+            .map(|(frame, seen)| Frame { number: seen.number, interface: None, ..self.frame(&worked.replies_made, frame) })
+            .collect();
+        let options =
+            Options { actual_label: "answer".to_owned(), expected_label: "captured frame".to_owned(), ..self.options("") };
+        Some(compare::compare(&expected, &actual, &options, &()))
+    }
+
+    fn options(&self, label: &str) -> Options {
+        let (low, high) = self.config.sysctls.ip_local_port_range;
+        Options { ignore: self.ignore.clone(), local_ports: low..=high, expected_label: label.to_owned(), ..Options::default() }
+    }
+
+    fn compare(&self, expected: &Vec<Frame<'_>>, actual: &Vec<Frame<'_>>, worked: &Worked, label: &str) -> Comparison {
+        let context = Known { worked, actual, config: self.config };
+        compare::compare(expected, actual, &self.options(label), &context)
+    }
+
+    fn frame<'f>(&'f self, frames: &'f Frames, frame: &StoredFrame) -> Frame<'f> {
+        Frame {
+            number: frame.number,
+            time: frame.time,
+            interface: interface_name(self.config, frame.interface),
+            bytes: frames.bytes(frame),
+            wire_len: frame.wire_len,
+            drawn: frames.drawn(frame),
+            late: frame.late,
+        }
+    }
+
+    fn emitted<'f>(&'f self, frames: &'f Frames, keep: impl Fn(&[u8]) -> bool) -> Vec<Frame<'f>> {
+        frames.records().iter().filter(|frame| keep(frames.bytes(frame))).map(|frame| self.frame(frames, frame)).collect()
+    }
+}
+
+/// A frame of a capture. Padding up to Ethernet's smallest frame, which a director never sends itself but a NIC adds, is cut.
+fn captured<'f>(frames: &'f Frames, frame: &StoredFrame, interface: Option<&'f str>) -> Frame<'f> {
+    let whole = frames.bytes(frame);
+    let bytes = if frame.wire_len == 60 && whole.len() == 60 { without_padding(whole) } else { whole };
+    let wire_len = frame.wire_len - (whole.len() - bytes.len()) as u32;
+    Frame { number: frame.number, time: frame.time, interface, bytes, wire_len, drawn: &[], late: false }
+}
+
+/// A 60-byte frame without the zeros behind its packet.
+fn without_padding(frame: &[u8]) -> &[u8] {
+    let mut at = 12;
+    while matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
+        at += 4;
+    }
+    let word = |from: usize| frame.get(from..from + 2).map_or(0, |pair| usize::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let end = match word(at) {
+        0x0800 => at + 2 + word(at + 4),
+        0x86dd => at + 42 + word(at + 6),
+        0x0806 => at + 30,
+        _ => frame.len(),
+    };
+    match frame.get(end..) {
+        Some(rest) if end > 14 && rest.iter().all(|byte| *byte == 0) => &frame[..end],
+        _ => frame,
+    }
+}
+
+/// An ARP request or a neighbour solicitation.
+fn asks_for_neighbour(frame: &[u8]) -> bool {
+    let mut at = 12;
+    while matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
+        at += 4;
+    }
+    match frame.get(at..at + 2) {
+        Some([0x08, 0x06]) => frame.get(at + 9) == Some(&1),
+        Some([0x86, 0xdd]) => frame.get(at + 8) == Some(&58) && frame.get(at + 42) == Some(&135),
+        _ => false,
+    }
+}
+
+/// What is known about emitted frames.
+struct Known<'a> {
+    worked: &'a Worked,
+    actual: &'a [Frame<'a>],
+    config: &'a DirectorConfig,
+}
+
+impl Known<'_> {
+    fn cause(&self, actual: usize) -> Option<&super::work::Cause> {
+        let number = self.actual.get(actual)?.number;
+        self.worked.causes.get(number.checked_sub(1)? as usize)
+    }
+}
+
+impl Context for Known<'_> {
+    fn connection(&self, actual: usize) -> Option<Flow> {
+        let reply::Flow { protocol, source, destination } = self.cause(actual)?.flow?;
+        let socket = |(address, port): (IpAddr, u16)| SocketAddr::new(address, port);
+        Some(Flow { protocol, client: socket(source), service: Some(socket(destination)) })
+    }
+
+    fn verdict(&self, actual: usize) -> Option<String> {
+        self.cause(actual).map(|cause| cause.words.clone())
+    }
+
+    fn owner(&self, mac: [u8; 6]) -> Option<String> {
+        self.config.neighbours.iter().find(|entry| entry.mac.0 == mac).map(|entry| entry.address.to_string())
+    }
+}
+
+/// The draws that steer the engine, to be tried one by one: DPVS's double step, which rr and wrr take at random.
+pub fn steering(config: &DirectorConfig, connections: u64) -> Vec<Draw> {
+    let in_turn = config.commands.iter().any(|command| {
+        matches!(command, Command::AddService { settings, .. } if matches!(settings.scheduler, SchedulerKind::Rr | SchedulerKind::Wrr))
+    });
+    if config.profile.system != System::Dpvs || !in_turn {
+        return Vec::new();
+    }
+    // More than this is no case for trying.
+    (0..connections.min(1_000)).map(Draw::DoubleStep).collect()
+}
+
+/// The services and servers of a configuration, to read a golden by.
+struct ByAddress {
+    services: Vec<(Protocol, SocketAddr)>,
+    roles: describe::Roles,
+}
+
+impl observe::Roles for ByAddress {
+    fn is_service(&self, protocol: u8, destination: SocketAddr) -> bool {
+        self.services.iter().any(|(known, service)| {
+            known.0 == protocol
+                && service.ip() == destination.ip()
+                && (service.port() == destination.port() || service.port() == 0)
+        }) || self.roles.of_addresses(destination.ip(), destination.ip()) == describe::Role::Request
+    }
+
+    fn is_server(&self, address: IpAddr) -> bool {
+        self.roles.is_server(address)
+    }
+}
+
+/// Which real server each connection got in the golden, by the client's side of the connection.
+pub fn observed(config: &DirectorConfig, golden: &Loaded) -> Observations {
+    let services = config.commands.iter().filter_map(|command| match command {
+        Command::AddService { service: ServiceKey::Address { protocol, address, port }, .. } => {
+            Some((*protocol, SocketAddr::new(*address, *port)))
+        }
+        _ => None,
+    });
+    let roles = ByAddress { services: services.collect(), roles: describe::Roles::new(config) };
+    let frames: Vec<Frame<'_>> = golden.frames.records().iter().map(|frame| captured(&golden.frames, frame, None)).collect();
+    let mut observations = Observations::default();
+    for (flow, servers) in observe::observe(&frames, &roles) {
+        for (time, server) in servers {
+            let address = match server {
+                ObservedServer::Tunnel(address) => Some(address),
+                ObservedServer::Address(address) => Some(address.ip()),
+                ObservedServer::Mac(mac) => config
+                    .neighbours
+                    .iter()
+                    .find(|entry| entry.mac.0 == mac && roles.roles.is_server(entry.address))
+                    .map(|entry| entry.address),
+            };
+            if let Some(address) = address {
+                observations.add(Protocol(flow.protocol), flow.client, time, address);
+            }
+        }
+    }
+    observations
+}

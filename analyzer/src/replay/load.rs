@@ -1,0 +1,104 @@
+//! Whole captures in memory, merged by time.
+
+use super::frames::Frames;
+use super::session::InputFrame;
+use crate::capture::{CaptureError, Reader, link};
+use crate::exit::{Failure, Status};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Captures that were read.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Their names.
+    pub files: Vec<String>,
+    /// Their frames, as Ethernet, in order of time, numbered in this order when there are several captures.
+    pub frames: Frames,
+    /// The name of each interface, by the number in the frames: a pcapng interface's, else the file's stem.
+    pub interfaces: Vec<Option<String>>,
+    /// Whether the interfaces' names are the captures' own.
+    pub named: bool,
+    /// Frames that could not be made Ethernet, by reason.
+    pub unreadable: BTreeMap<String, u64>,
+    /// Faults that lost something.
+    pub warnings: Vec<String>,
+    /// Frames in all, the unreadable ones too.
+    pub total: u64,
+    /// Captured bytes in all.
+    pub bytes: u64,
+}
+
+impl From<CaptureError> for Failure {
+    fn from(error: CaptureError) -> Failure {
+        let status = if error.is_not_a_capture() { Status::NotACapture } else { Status::Usage };
+        Failure::new(status, error)
+    }
+}
+
+/// Reads captures whole.
+///
+/// # Errors
+/// One of them can't be read.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+    let mut loaded = Loaded { named: true, ..Loaded::default() };
+    for path in paths {
+        read(path, &mut loaded)?;
+    }
+    if paths.len() > 1 {
+        loaded.frames.sort_by_time();
+    }
+    Ok(loaded)
+}
+
+fn read(path: &Path, loaded: &mut Loaded) -> Result<(), Failure> {
+    let mut reader = Reader::open(path)?;
+    loaded.files.push(if path.as_os_str() == "-" { "-".to_owned() } else { path.display().to_string() });
+    let first_interface = loaded.interfaces.len() as u32;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let mut records = Vec::new();
+    let mut link_types: Vec<u16> = Vec::new();
+    while let Some(window) = reader.next_window(&mut records, usize::MAX)? {
+        let (bytes, records, first_number) = (window.bytes, window.records, window.first_number);
+        // Interfaces can't be asked while the window borrows the reader, so unknown ones are read off afterwards; frames
+        // keep the original bytes until then.
+        for (index, record) in records.iter().enumerate() {
+            let frame = &bytes[record.start..record.start + record.len as usize];
+            loaded.frames.push(InputFrame {
+                number: first_number + index as u64,
+                time: record.time,
+                interface: first_interface + record.interface,
+                bytes: frame,
+                wire_len: record.wire_len,
+            });
+            loaded.total += 1;
+            loaded.bytes += u64::from(record.len);
+        }
+    }
+    for interface in reader.interfaces() {
+        loaded.named &= interface.name.is_some();
+        loaded.interfaces.push(interface.name.clone().or_else(|| stem.clone()));
+        link_types.push(interface.link_type);
+    }
+    if let Some(damage) = reader.damage() {
+        loaded.warnings.push(damage.to_string());
+    }
+    if link_types.iter().any(|link_type| *link_type != 1) {
+        let Loaded { frames, unreadable, .. } = loaded;
+        frames.convert(|frame| {
+            let link_type = match frame.interface.checked_sub(first_interface) {
+                Some(index) => link_types.get(index as usize).copied().unwrap_or(1),
+                None => 1,
+            };
+            let converted = link::to_ethernet(link_type, frame.bytes);
+            let wire_len = (i64::from(frame.wire_len) + link::growth(link_type)).clamp(0, i64::from(u32::MAX)) as u32;
+            match converted {
+                Ok(bytes) => Some((bytes, wire_len)),
+                Err(reason) => {
+                    *unreadable.entry(reason.to_string()).or_default() += 1;
+                    None
+                }
+            }
+        });
+    }
+    Ok(())
+}

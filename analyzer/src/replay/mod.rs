@@ -1,0 +1,276 @@
+//! Replays captures through a director: reads, finds what is input, runs the engine, compares, and says what happened.
+
+mod check;
+mod demands;
+mod frames;
+mod load;
+mod outcome;
+mod place;
+mod reply;
+mod session;
+mod work;
+
+pub use frames::{Frames, StoredFrame};
+pub use load::{Loaded, load};
+pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Verdicts};
+pub use place::{Place, Places};
+pub use session::{InputFrame, Session, Sink};
+
+use crate::command::args::Mode;
+use crate::compare::Comparison;
+use crate::compare::ignore::Ignore;
+use crate::describe::arguments::{parse_scheduler, parse_server, parse_vip};
+use crate::describe::{self, Description, InferOptions, Inference};
+use crate::exit::{Failure, Status};
+use check::Check;
+use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
+use lvscheck_engine::listing::ConnectionView;
+use lvscheck_engine::profile::{Profile, System};
+use lvscheck_engine::{Draws, Nanos};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use work::work;
+
+/// Where frames come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file; `-` is standard input.
+    File(PathBuf),
+    /// For a golden: what the input capture shows that the director sent.
+    Same,
+}
+
+/// A director on the command line, as typed.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceArguments {
+    /// `--vip`
+    pub services: Vec<String>,
+    /// `--rs`
+    pub servers: Vec<String>,
+    /// `--scheduler`
+    pub scheduler: Option<String>,
+    /// `--lip`
+    pub local_addresses: Vec<String>,
+}
+
+/// What to replay and how.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The captures, merged by time.
+    pub captures: Vec<PathBuf>,
+    /// The director's description; none: inferred from the captures.
+    pub config: Option<PathBuf>,
+    /// Forwarding mode; none: as the rules say, or DR when nothing is configured.
+    pub mode: Option<Mode>,
+    /// Services and servers from the command line.
+    pub services: ServiceArguments,
+    /// The system to behave as, over what the description says.
+    pub profile: Option<String>,
+    /// What to compare with.
+    pub golden: Option<Source>,
+    /// Take real servers from the golden.
+    pub observe: bool,
+    /// Fields that the comparison masks.
+    pub ignore: Vec<String>,
+    /// Where to write what the director emits.
+    pub write: Option<PathBuf>,
+    /// How long the director lives on after the last frame.
+    pub linger: Option<Nanos>,
+    /// Names and times, after the first frame, at which the connection table is listed.
+    pub probes: Vec<(String, Nanos)>,
+    /// Told of progress: frames done.
+    pub progress: Option<indicatif::ProgressBar>,
+}
+
+/// The result of [`run`].
+#[derive(Debug)]
+pub struct Replayed {
+    /// What happened.
+    pub outcome: Outcome,
+    /// The connection table at the times that were asked for.
+    pub probes: Vec<(String, Vec<ConnectionView>)>,
+}
+
+/// The mode of that name, as case.toml and people write it.
+pub fn mode_by_name(name: &str) -> Option<Mode> {
+    match name {
+        "dr" => Some(Mode::Dr),
+        "nat" => Some(Mode::Nat),
+        "fullnat" => Some(Mode::Fullnat),
+        "tun" | "tunnel" => Some(Mode::Tunnel),
+        "rules" | "mixed" => Some(Mode::Rules),
+        _ => None,
+    }
+}
+
+impl Outcome {
+    /// Whether everything that was compared is as expected.
+    pub fn conforms(&self) -> bool {
+        [&self.replies, &self.golden].into_iter().flatten().all(Comparison::conforms)
+    }
+
+    /// The exit status of a replay.
+    pub fn status(&self) -> Status {
+        if !self.conforms() {
+            Status::Differs
+        } else if self.verdicts.of_services() == 0 && self.golden.as_ref().is_none_or(|golden| golden.expected == 0) {
+            Status::NothingToCheck
+        } else {
+            Status::Conforms
+        }
+    }
+}
+
+/// Replays.
+///
+/// # Errors
+/// Something can't be read, written, or can't work; nothing is left half-written.
+pub fn run(request: &Request) -> Result<Replayed, Failure> {
+    let start = Instant::now();
+    let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
+    let loaded = load(&request.captures)?;
+    let golden = match &request.golden {
+        Some(Source::File(path)) => Some(load_golden(path)?),
+        Some(Source::Same) | None => None,
+    };
+    let description = describe_director(request, &loaded)?;
+    let check = Check { request, config: &description.config, loaded: &loaded, golden: golden.as_ref(), ignore };
+
+    let mut draws = Draws::default();
+    let mut worked = work(request, &description, &loaded, golden.as_ref(), &draws)?;
+    let mut golden_result = check.golden(&worked);
+    // A draw that steers the engine can't be read off a frame: it is tried, and kept when more conforms.
+    for draw in check::steering(&description.config, worked.opened) {
+        let Some(result) = golden_result.as_ref().filter(|result| !result.conforms()) else { break };
+        let mut tried = draws.clone();
+        tried.learn(draw, 1);
+        let other = work(request, &description, &loaded, golden.as_ref(), &tried)?;
+        let other_result = check.golden(&other);
+        if other_result.as_ref().is_some_and(|other| other.equal > result.equal) {
+            (draws, worked, golden_result) = (tried, other, other_result);
+        }
+    }
+    if let (Some(result), true) = (&mut golden_result, draws.learned() > 0) {
+        result.learned.insert("double step of the local address", draws.learned() as u64);
+    }
+
+    if let Some(path) = &request.write {
+        worked.write(path, &description.config)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let outcome = Outcome {
+        replies: check.replies(&worked),
+        golden: golden_result,
+        input: summary(&loaded),
+        director: director_summary(request, &description),
+        verdicts: worked.verdicts,
+        roles: Roles { unreadable: loaded.unreadable.clone(), ..worked.roles },
+        demands: worked.demands,
+        services: worked.services,
+        connections: worked.connections,
+        emitted: worked.totals,
+        speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },
+    };
+    Ok(Replayed { outcome, probes: worked.probes })
+}
+
+fn load_golden(path: &Path) -> Result<Loaded, Failure> {
+    if path.as_os_str() != "-" && !path.exists() {
+        let help = "name a capture of what a real director sent, or make one with -w";
+        return Err(Failure::new(Status::GoldenMissing, format!("{}: no such golden; {help}", path.display())));
+    }
+    load(&[path.to_path_buf()])
+}
+
+/// The director: described, from the command line, or inferred from the capture.
+fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, Failure> {
+    let base = match &request.config {
+        Some(path) => describe::load(path).map_err(Failure::usage)?,
+        None => Description::default(),
+    };
+    let told = &request.services;
+    let dpvs = matches!(request.mode, Some(Mode::Fullnat)) || base.config.profile.system == System::Dpvs;
+    let profile = request.profile.as_deref().map(profile_by_name).transpose()?;
+    let local = |text: &String| -> Result<IpAddr, Failure> {
+        text.parse().map_err(|_| Failure::usage(format!("--lip {text}: is no IP address; write --lip 10.0.0.100")))
+    };
+    let options = InferOptions {
+        base,
+        services: told.services.iter().map(|text| parse_vip(text)).collect::<Result<_, _>>().map_err(Failure::usage)?,
+        servers: told.servers.iter().map(|text| parse_server(text)).collect::<Result<_, _>>().map_err(Failure::usage)?,
+        local_addresses: told.local_addresses.iter().map(local).collect::<Result<_, _>>()?,
+        method: request.mode.and_then(method_of),
+        scheduler: told.scheduler.as_deref().map(|text| parse_scheduler(text, dpvs)).transpose().map_err(Failure::usage)?,
+        profile,
+        ..InferOptions::default()
+    };
+    let mut inference = Inference::new(options);
+    if !inference.is_needless() {
+        for frame in loaded.frames.inputs() {
+            inference.observe(frame.bytes, frame.wire_len);
+        }
+    }
+    inference.finish().map_err(Failure::usage)
+}
+
+fn profile_by_name(name: &str) -> Result<&'static Profile, Failure> {
+    Profile::by_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Profile::ALL.iter().map(|profile| profile.name).collect();
+        Failure::usage(format!("--profile {name}: unknown; known are {}", known.join(", ")))
+    })
+}
+
+fn method_of(mode: Mode) -> Option<ForwardingMethod> {
+    match mode {
+        Mode::Dr => Some(ForwardingMethod::Dr),
+        Mode::Nat => Some(ForwardingMethod::Nat),
+        Mode::Fullnat => Some(ForwardingMethod::FullNat),
+        Mode::Tunnel => Some(ForwardingMethod::Tunnel(Tunnel::default())),
+        Mode::Rules => None,
+    }
+}
+
+fn summary(loaded: &Loaded) -> InputSummary {
+    let times = || loaded.frames.records().iter().map(|frame| frame.time);
+    InputSummary {
+        files: loaded.files.clone(),
+        frames: loaded.total,
+        bytes: loaded.bytes,
+        first: times().min().unwrap_or_default(),
+        last: times().max().unwrap_or_default(),
+        warnings: loaded.warnings.clone(),
+    }
+}
+
+fn director_summary(request: &Request, description: &Description) -> DirectorSummary {
+    let config = &description.config;
+    let source = match (&request.config, request.services.services.is_empty()) {
+        (Some(path), _) => format!("described by {}", path.display()),
+        (None, false) => "described on the command line".to_owned(),
+        (None, true) => "inferred from the capture".to_owned(),
+    };
+    let mut methods: Vec<&'static str> = config
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::AddServer { settings, .. } => Some(crate::report::ipvsadm::method_name(settings.method)),
+            _ => None,
+        })
+        .collect();
+    methods.sort_unstable();
+    methods.dedup();
+    let interfaces = config.interfaces.iter().filter(|interface| !interface.loopback).map(|interface| {
+        let addresses: Vec<String> =
+            interface.addresses.iter().map(|address| format!("{}/{}", address.address, address.prefix_len)).collect();
+        format!("{} {} MTU {}: {}", interface.name, interface.mac, interface.mtu, addresses.join(", "))
+    });
+    DirectorSummary {
+        source,
+        profile: config.profile.name.to_owned(),
+        mode: if methods.is_empty() { "none".to_owned() } else { methods.join(" and ") },
+        assumed: description.assumed.clone(),
+        warnings: description.warnings.iter().map(ToString::to_string).collect(),
+        interfaces: interfaces.collect(),
+    }
+}

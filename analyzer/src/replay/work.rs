@@ -1,0 +1,251 @@
+//! One run of the engine over the loaded frames, with everything that it gave.
+
+use super::demands::Watch;
+use super::frames::Frames;
+use super::load::Loaded;
+use super::outcome::{Demand, Emitted, Roles, Verdicts};
+use super::place::{Place, Places};
+use super::reply;
+use super::session::{InputFrame, Session, Sink, answers_pass_director};
+use super::{Request, Source};
+use crate::capture::Writer;
+use crate::describe::Description;
+use crate::exit::Failure;
+use lvscheck_engine::config::{Command, DirectorConfig};
+use lvscheck_engine::listing::{ConnectionView, ServiceView};
+use lvscheck_engine::verdict::{Forwarded, Names, Verdict};
+use lvscheck_engine::{Draws, EmittedFrame, Nanos};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// How long a director lives on after the last frame when nothing says otherwise: long enough for a neighbour that does not
+/// answer to be given up.
+const LINGER: Nanos = Nanos::from_secs(5);
+
+/// How long after its last frame a recording listened at least.
+const LISTENED: Nanos = Nanos::from_millis(100);
+
+/// What a run gave.
+pub struct Worked {
+    /// Frames that left the director.
+    pub emitted: Frames,
+    /// For each of them, why.
+    pub causes: Vec<Cause>,
+    /// Answers as the client saw them.
+    pub replies_seen: Frames,
+    /// What the director made of the real servers' frames behind them.
+    pub replies_made: Frames,
+    /// What the capture shows that the director sent.
+    pub sent: Frames,
+    /// Connections that were opened.
+    pub opened: u64,
+    /// Counts by verdict.
+    pub verdicts: Verdicts,
+    /// Frames that were no input.
+    pub roles: Roles,
+    /// Counts of what left.
+    pub totals: Emitted,
+    /// Broken demands.
+    pub demands: Vec<Demand>,
+    /// Services at the end.
+    pub services: Vec<ServiceView>,
+    /// Connections at the end.
+    pub connections: Vec<ConnectionView>,
+    /// Connections at the times that were asked for.
+    pub probes: Vec<(String, Vec<ConnectionView>)>,
+}
+
+/// Why a frame left.
+#[derive(Clone, Debug, Default)]
+pub struct Cause {
+    /// The verdict in words.
+    pub words: String,
+    /// The connection, as its client sees it.
+    pub flow: Option<reply::Flow>,
+}
+
+#[derive(Default)]
+struct Collect {
+    emitted: Frames,
+    causes: Vec<(Option<u64>, Option<Verdict>)>,
+    replies_seen: Frames,
+    replies_made: Frames,
+    sent: Frames,
+    opened: u64,
+}
+
+impl Sink for Collect {
+    fn emitted(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
+        if let Some(Verdict::Forwarded(Forwarded { new: true, .. })) = verdict {
+            self.opened += 1;
+        }
+        self.emitted.push_emitted(frame);
+        self.causes.push((cause, verdict));
+    }
+
+    fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
+        self.replies_seen.push(captured);
+        self.replies_made.push_emitted(emitted);
+        // A reply is output like any other, for -w and for a golden.
+        self.emitted.push_emitted(emitted);
+        self.causes.push((Some(captured.number), None));
+    }
+
+    fn sent(&mut self, frame: InputFrame<'_>) {
+        self.sent.push(frame);
+    }
+}
+
+/// Runs the engine over all frames.
+///
+/// # Errors
+/// The configuration can't work.
+pub fn work(
+    request: &Request,
+    description: &Description,
+    loaded: &Loaded,
+    golden: Option<&Loaded>,
+    draws: &Draws,
+) -> Result<Worked, Failure> {
+    let config = &description.config;
+    let places = Places::new(config, loaded.interfaces.iter().map(Option::as_deref));
+    let turn_replies = request.golden != Some(Source::Same) && turns_replies(config, loaded, &places);
+    let mut session =
+        Session::new(config, places, draws.clone(), turn_replies).map_err(|error| Failure::usage(description.explain(&error)))?;
+    if request.observe
+        && let Some(golden) = golden
+    {
+        session.observe(super::check::observed(config, golden));
+    }
+    let mut watch = Watch::new(config);
+    let mut collect = Collect::default();
+    let mut pending: Vec<&(String, Nanos)> = request.probes.iter().collect();
+    pending.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+    let mut probes = Vec::new();
+    let first = loaded.frames.records().first().map_or(Nanos(0), |frame| frame.time);
+    let mut started = false;
+    let mut flows: HashMap<u64, reply::Flow> = HashMap::new();
+
+    for frame in loaded.frames.inputs() {
+        while started && let Some((name, _)) = pending.pop_if(|(_, at)| first + *at <= frame.time) {
+            let at = request.probes.iter().find(|(probe, _)| probe == name).map_or(Nanos(0), |(_, at)| first + *at);
+            session.advance(at, &mut collect);
+            probes.push((name.clone(), session.director().connections(at)));
+        }
+        watch.look(frame);
+        if let Some(flow) = reply::flow(frame.bytes) {
+            flows.insert(frame.number, flow);
+        }
+        session.step(frame, &mut collect);
+        started = true;
+        if let Some(bar) = &request.progress {
+            bar.inc(1);
+        }
+    }
+    let last = loaded.frames.records().iter().map(|frame| frame.time).max().unwrap_or_default();
+    let last_change = config.changes.last().map_or(Nanos(0), |change| first + change.after);
+    let last_golden = golden.and_then(|golden| golden.frames.records().iter().map(|frame| frame.time).max());
+    let mut end = last.max(last_change);
+    if started {
+        while let Some((name, at)) = pending.pop() {
+            end = end.max(first + *at);
+            session.advance(first + *at, &mut collect);
+            probes.push((name.clone(), session.director().connections(first + *at)));
+        }
+    }
+    end = match (request.linger, golden.is_some() || request.golden.is_some()) {
+        (Some(linger), _) => last.max(last_change) + linger,
+        (None, true) => end.max(last_golden.unwrap_or_default()) + LISTENED,
+        (None, false) => end + LINGER,
+    };
+    if !started && let Some(golden) = golden {
+        // Without any input, what the director sends by itself from its start on.
+        end = end.max(golden.frames.records().iter().map(|frame| frame.time).max().unwrap_or_default() + LISTENED);
+        session.advance(golden.frames.records().first().map_or(end, |frame| frame.time), &mut collect);
+    }
+    session.advance(end, &mut collect);
+    let director = session.director();
+    let causes = collect
+        .causes
+        .iter()
+        .map(|(number, verdict)| Cause {
+            words: match (number, verdict) {
+                (Some(number), Some(verdict)) => format!("frame {number} {}", words(director, *verdict)),
+                (Some(number), None) => format!("answer {number}, as its real server sent it"),
+                (None, _) => "a timer or a command".to_owned(),
+            },
+            flow: number.and_then(|number| flows.get(&number).copied()),
+        })
+        .collect();
+    Ok(Worked {
+        causes,
+        services: director.services(),
+        connections: director.connections(end),
+        probes,
+        demands: watch.finish(),
+        verdicts: session.verdicts,
+        roles: session.roles,
+        totals: session.emitted,
+        emitted: collect.emitted,
+        replies_seen: collect.replies_seen,
+        replies_made: collect.replies_made,
+        sent: collect.sent,
+        opened: collect.opened,
+    })
+}
+
+/// A verdict with the names of its service and real server.
+fn words(names: &impl Names, verdict: Verdict) -> String {
+    let whom = match verdict {
+        Verdict::Forwarded(forwarded)
+        | Verdict::Returned(forwarded)
+        | Verdict::Related(forwarded)
+        | Verdict::DeliveredToLocalServer(forwarded)
+        | Verdict::WaitsForNeighbour(forwarded) => match (names.server(forwarded.server), names.service(forwarded.service)) {
+            (Some(server), Some(service)) => format!(" ({server} for {service}{})", if forwarded.new { ", new" } else { "" }),
+            _ => String::new(),
+        },
+        _ => String::new(),
+    };
+    format!("{}{whom}", verdict.words())
+}
+
+/// Answers seen at the client are turned back when the mode translates them and no frame of the servers' side is there.
+fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> bool {
+    let mut servers: Vec<IpAddr> = Vec::new();
+    let mut methods = Vec::new();
+    for command in &config.commands {
+        if let Command::AddServer { server, settings, .. } = command {
+            servers.push(server.address);
+            methods.push(settings.method);
+        }
+    }
+    answers_pass_director(methods)
+        && !loaded.frames.inputs().any(|frame| {
+            matches!(places.of(frame.interface, frame.bytes), Place::Arrived(_))
+                && reply::flow(frame.bytes).is_some_and(|flow| servers.contains(&flow.source.0))
+        })
+}
+
+impl Worked {
+    /// Writes what the director emitted.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, path: &Path, config: &DirectorConfig) -> Result<(), Failure> {
+        let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let mut writer = Writer::create(path, &names)?;
+        for (frame, cause) in self.emitted.records().iter().zip(&self.causes) {
+            let comment = writer.keeps_comments().then_some(cause.words.as_str());
+            writer.write(frame.time, frame.interface, self.emitted.bytes(frame), frame.wire_len, comment)?;
+        }
+        writer.finish()?;
+        Ok(())
+    }
+}
+
+/// The name of one of the director's interfaces.
+pub fn interface_name(config: &DirectorConfig, number: u32) -> Option<&str> {
+    config.interfaces.get(number as usize).map(|interface| interface.name.as_str())
+}

@@ -1,0 +1,133 @@
+//! Runs golden cases: in parallel, each on its own director.
+
+use super::case::Case;
+use super::state;
+use crate::compare::Comparison;
+use crate::compare::report::{self, Styles};
+use crate::replay::{self, Request, Source};
+use crate::report::ipvsadm;
+use crate::report::text::comparison_summary;
+use lvscheck_engine::Nanos;
+use rayon::prelude::*;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// How a case ended.
+#[derive(Debug)]
+pub enum CaseOutcome {
+    /// Frames and tables are as recorded.
+    Conforms,
+    /// They are not; the differences in words.
+    Differs(String),
+    /// The case itself is at fault; why.
+    CouldNotRun(String),
+}
+
+/// One case that was run.
+#[derive(Debug)]
+pub struct CaseRun {
+    /// The case's name.
+    pub name: String,
+    /// The folder, as it was found.
+    pub folder: std::path::PathBuf,
+    /// How it ended.
+    pub outcome: CaseOutcome,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The comparison, when it came to one.
+    pub comparison: Option<Comparison>,
+}
+
+/// Runs cases in parallel; `done` is told of each as it ends. The results are in the order of the cases.
+pub fn run_all(cases: &[Case], done: &(impl Fn(&CaseRun) + Sync)) -> Vec<CaseRun> {
+    cases
+        .par_iter()
+        .map(|case| {
+            let run = run_guarded(case);
+            done(&run);
+            run
+        })
+        .collect()
+}
+
+/// A panic in one case is that case's failure, not the end of all of them.
+fn run_guarded(case: &Case) -> CaseRun {
+    let start = Instant::now();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(case)));
+    let (outcome, comparison) = result.unwrap_or_else(|_| {
+        let text = "lvscheck itself failed on this case; please report it with the case's folder".to_owned();
+        (CaseOutcome::CouldNotRun(text), None)
+    });
+    CaseRun { name: case.name.clone(), folder: case.folder.clone(), outcome, elapsed: start.elapsed(), comparison }
+}
+
+fn run(case: &Case) -> (CaseOutcome, Option<Comparison>) {
+    match check(case) {
+        Err(message) => (CaseOutcome::CouldNotRun(message), None),
+        Ok((comparison, text)) if text.is_empty() && comparison.conforms() => (CaseOutcome::Conforms, Some(comparison)),
+        Ok((comparison, text)) => (CaseOutcome::Differs(text), Some(comparison)),
+    }
+}
+
+/// What a replay needs to run this case.
+///
+/// # Errors
+/// The case holds no director and names no mode.
+pub fn request(case: &Case) -> Result<Request, String> {
+    let director = case.director();
+    Ok(Request {
+        captures: vec![case.input()],
+        // The rules say the methods; a case without a director names one.
+        mode: if director.is_dir() { None } else { replay::mode_by_name(&case.file.mode) },
+        config: director.is_dir().then_some(director),
+        golden: Some(Source::File(case.output())),
+        ignore: case.file.ignore.keys().cloned().collect(),
+        probes: case.file.state.iter().map(|(name, seconds)| (name.clone(), Nanos((seconds * 1e9).round() as u64))).collect(),
+        ..Request::default()
+    })
+}
+
+fn check(case: &Case) -> Result<(Comparison, String), String> {
+    let replayed = replay::run(&request(case)?).map_err(|failure| failure.message)?;
+    let outcome = replayed.outcome;
+    if let Some(expected) = case.file.frames_in
+        && expected != outcome.input.frames
+    {
+        return Err(format!("{}: holds {} frames, case.toml says {expected}", case.input().display(), outcome.input.frames));
+    }
+    let mut text = String::new();
+    let Some(comparison) = outcome.golden else {
+        return Err(format!("{}: no golden", case.output().display()));
+    };
+    if !comparison.conforms() {
+        let _ = writeln!(text, "{}", comparison_summary(&comparison));
+        text.push_str(&report::render(&comparison, 20, &Styles::default()));
+    }
+    let mut tables: Vec<(String, state::ListingDifference)> = Vec::new();
+    let read = |name: &str| std::fs::read_to_string(case.state(name)).ok();
+    if let Some(expected) = read("list.txt") {
+        tables.push(("list.txt".to_owned(), state::services(&expected, &ipvsadm::list(&outcome.services))));
+    }
+    if let Some(expected) = read("stats.txt") {
+        tables.push(("stats.txt".to_owned(), state::services(&expected, &ipvsadm::stats(&outcome.services))));
+    }
+    if let Some(expected) = read("conn.txt") {
+        tables.push(("conn.txt".to_owned(), state::connections(&expected, &ipvsadm::connections(&outcome.connections))));
+    }
+    for (name, listing) in &replayed.probes {
+        if let Some(expected) = read(name)
+            && name.starts_with("conn")
+        {
+            tables.push((name.clone(), state::connections(&expected, &ipvsadm::connections(listing))));
+        }
+    }
+    for (name, difference) in tables {
+        for line in &difference.missing {
+            let _ = writeln!(text, "state/{name}: expected `{line}`, and it is not there");
+        }
+        for line in &difference.unexpected {
+            let _ = writeln!(text, "state/{name}: `{line}` is there and was not expected");
+        }
+    }
+    Ok((comparison, text))
+}
