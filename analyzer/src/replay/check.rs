@@ -9,10 +9,10 @@ use crate::compare::ignore::Ignore;
 use crate::compare::observe::{self, Flow, ObservedServer};
 use crate::compare::{self, Comparison, Context, Frame, Options};
 use crate::describe;
-use lvscheck_engine::config::{Command, DirectorConfig, InterfaceId, Protocol, SchedulerKind, ServiceKey};
-use lvscheck_engine::draws::Draw;
+use lvscheck_engine::Nanos;
+use lvscheck_engine::config::{Command, DirectorConfig, InterfaceId, Protocol, ServiceKey};
 use lvscheck_engine::observe::Observations;
-use lvscheck_engine::profile::System;
+use lvscheck_engine::settle::Trial;
 use std::net::{IpAddr, SocketAddr};
 
 /// Compares.
@@ -45,6 +45,22 @@ impl Check<'_> {
             }
             _ => None,
         }
+    }
+
+    /// How well a replay agrees with the golden, and on which draws it hung what it did around the first difference.
+    pub fn trial(&self, worked: &Worked) -> Trial {
+        let Some(result) = self.golden(worked) else { return Trial::default() };
+        let positions = result.findings.iter().filter_map(|finding| {
+            let place = |number: u64| (number as usize).saturating_sub(1);
+            match (finding.actual.map(place), finding.expected.map(place)) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            }
+        });
+        let agreed = positions.min().unwrap_or(worked.emitted.len());
+        let when = worked.emitted.records().get(agreed).map_or(Nanos::NEVER, |frame| frame.time + Nanos::from_secs(1));
+        let doubts = worked.doubts.iter().take_while(|(at, _)| *at <= when).map(|(_, doubt)| *doubt).collect();
+        Trial { agreed, differences: result.total() as usize, doubts }
     }
 
     /// With what the capture shows that the director itself sent. When a real director asks for a neighbour depends on what
@@ -183,18 +199,6 @@ impl Context for Known<'_> {
     fn owner(&self, mac: [u8; 6]) -> Option<String> {
         self.config.neighbours.iter().find(|entry| entry.mac.0 == mac).map(|entry| entry.address.to_string())
     }
-}
-
-/// The draws that steer the engine, to be tried one by one: DPVS's double step, which rr and wrr take at random.
-pub fn steering(config: &DirectorConfig, connections: u64) -> Vec<Draw> {
-    let in_turn = config.commands.iter().any(|command| {
-        matches!(command, Command::AddService { settings, .. } if matches!(settings.scheduler, SchedulerKind::Rr | SchedulerKind::Wrr))
-    });
-    if config.profile.system != System::Dpvs || !in_turn {
-        return Vec::new();
-    }
-    // More than this is no case for trying.
-    (0..connections.min(1_000)).map(Draw::DoubleStep).collect()
 }
 
 /// The services and servers of a configuration, to read a golden by.

@@ -26,11 +26,15 @@ use check::Check;
 use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
 use lvscheck_engine::listing::ConnectionView;
 use lvscheck_engine::profile::{Profile, System};
+use lvscheck_engine::settle::{Trial, settle};
 use lvscheck_engine::{Draws, Nanos};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use work::work;
+
+/// Draws that decide what a director does, tried at most.
+const MOST_SETTLED: usize = 200;
 
 /// Where frames come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,22 +141,22 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
     let description = describe_director(request, &loaded)?;
     let check = Check { request, config: &description.config, loaded: &loaded, golden: golden.as_ref(), ignore };
 
-    let mut draws = Draws::default();
-    let mut worked = work(request, &description, &loaded, golden.as_ref(), &draws)?;
+    let replay = |draws: &Draws| work(request, &description, &loaded, golden.as_ref(), draws);
+    let mut worked = replay(&Draws::default())?;
     let mut golden_result = check.golden(&worked);
-    // A draw that steers the engine can't be read off a frame: it is tried, and kept when more conforms.
-    for draw in check::steering(&description.config, worked.opened) {
-        let Some(result) = golden_result.as_ref().filter(|result| !result.conforms()) else { break };
-        let mut tried = draws.clone();
-        tried.learn(draw, 1);
-        let other = work(request, &description, &loaded, golden.as_ref(), &tried)?;
-        let other_result = check.golden(&other);
-        if other_result.as_ref().is_some_and(|other| other.equal > result.equal) {
-            (draws, worked, golden_result) = (tried, other, other_result);
+    // A draw that decides what a director does stands in no field of a frame: it can only be tried.
+    if golden_result.as_ref().is_some_and(|result| !result.conforms()) && !worked.doubts.is_empty() {
+        let trial = |draws: &Draws| match replay(draws) {
+            Ok(worked) => check.trial(&worked),
+            // The first replay had the same configuration, which is all that can fail.
+            Err(_) => Trial { differences: usize::MAX, ..Trial::default() },
+        };
+        let (draws, settled) = settle(Draws::default(), trial, MOST_SETTLED);
+        worked = replay(&draws)?;
+        golden_result = check.golden(&worked);
+        if let (Some(result), 1..) = (&mut golden_result, settled) {
+            result.learned.insert("decision", settled as u64);
         }
-    }
-    if let (Some(result), true) = (&mut golden_result, draws.learned() > 0) {
-        result.learned.insert("double step of the local address", draws.learned() as u64);
     }
 
     if let Some(path) = &request.write {
@@ -168,6 +172,7 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
         roles: Roles { unreadable: loaded.unreadable.clone(), ..worked.roles },
         demands: worked.demands,
         services: worked.services,
+        client_addresses: worked.client_addresses,
         connections: worked.connections,
         emitted: worked.totals,
         speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },

@@ -2,7 +2,7 @@
 
 use crate::compare::Comparison;
 use lvscheck_engine::Nanos;
-use lvscheck_engine::listing::{ConnectionView, ServiceView};
+use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::Verdict;
 use std::collections::BTreeMap;
 
@@ -25,6 +25,8 @@ pub struct Outcome {
     pub demands: Vec<Demand>,
     /// Services and real servers with their counters.
     pub services: Vec<ServiceView>,
+    /// DPVS: how clients' addresses reached the real servers, by the number of the service.
+    pub client_addresses: Vec<(u32, ClientAddressCounts)>,
     /// The connection table at the end.
     pub connections: Vec<ConnectionView>,
     /// What left the director.

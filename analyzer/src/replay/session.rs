@@ -89,6 +89,11 @@ impl Session {
         self.director.observe(observations);
     }
 
+    /// From now on the director notes on which draws it hangs what it does.
+    pub fn note_doubts(&mut self) {
+        self.director.note_doubts();
+    }
+
     /// Takes the next frame of the capture.
     pub fn step(&mut self, frame: InputFrame<'_>, sink: &mut impl Sink) {
         // A capture whose clock steps back must not turn the director's clock back.

@@ -12,8 +12,9 @@ use crate::capture::Writer;
 use crate::describe::Description;
 use crate::exit::Failure;
 use lvscheck_engine::config::{Command, DirectorConfig};
-use lvscheck_engine::listing::{ConnectionView, ServiceView};
-use lvscheck_engine::verdict::{Forwarded, Names, Verdict};
+use lvscheck_engine::draws::Doubt;
+use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
+use lvscheck_engine::verdict::{Names, Verdict};
 use lvscheck_engine::{Draws, EmittedFrame, Nanos};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -38,8 +39,10 @@ pub struct Worked {
     pub replies_made: Frames,
     /// What the capture shows that the director sent.
     pub sent: Frames,
-    /// Connections that were opened.
-    pub opened: u64,
+    /// Draws on which it hung what happened, with the time.
+    pub doubts: Vec<(Nanos, Doubt)>,
+    /// DPVS: how clients' addresses reached the real servers, by service.
+    pub client_addresses: Vec<(u32, ClientAddressCounts)>,
     /// Counts by verdict.
     pub verdicts: Verdicts,
     /// Frames that were no input.
@@ -72,14 +75,10 @@ struct Collect {
     replies_seen: Frames,
     replies_made: Frames,
     sent: Frames,
-    opened: u64,
 }
 
 impl Sink for Collect {
     fn emitted(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
-        if let Some(Verdict::Forwarded(Forwarded { new: true, .. })) = verdict {
-            self.opened += 1;
-        }
         self.emitted.push_emitted(frame);
         self.causes.push((cause, verdict));
     }
@@ -125,6 +124,10 @@ pub fn work(
     let mut probes = Vec::new();
     let first = loaded.frames.records().first().map_or(Nanos(0), |frame| frame.time);
     let mut started = false;
+    let mut doubts = Vec::new();
+    if golden.is_some() {
+        session.note_doubts();
+    }
     let mut flows: HashMap<u64, reply::Flow> = HashMap::new();
 
     for frame in loaded.frames.inputs() {
@@ -138,6 +141,7 @@ pub fn work(
             flows.insert(frame.number, flow);
         }
         session.step(frame, &mut collect);
+        doubts.extend(session.director().doubts().iter().map(|doubt| (frame.time, *doubt)));
         started = true;
         if let Some(bar) = &request.progress {
             bar.inc(1);
@@ -165,6 +169,9 @@ pub fn work(
         session.advance(golden.frames.records().first().map_or(end, |frame| frame.time), &mut collect);
     }
     session.advance(end, &mut collect);
+    let verdicts = std::mem::take(&mut session.verdicts);
+    let roles = std::mem::take(&mut session.roles);
+    let totals = std::mem::take(&mut session.emitted);
     let director = session.director();
     let causes = collect
         .causes
@@ -184,14 +191,15 @@ pub fn work(
         connections: director.connections(end),
         probes,
         demands: watch.finish(),
-        verdicts: session.verdicts,
-        roles: session.roles,
-        totals: session.emitted,
+        verdicts,
+        roles,
+        totals,
         emitted: collect.emitted,
         replies_seen: collect.replies_seen,
         replies_made: collect.replies_made,
         sent: collect.sent,
-        opened: collect.opened,
+        doubts,
+        client_addresses: director.client_addresses(),
     })
 }
 

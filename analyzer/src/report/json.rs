@@ -54,6 +54,17 @@ pub fn render(outcome: &Outcome) -> Value {
                 "exhausted": local.exhausted,
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
+        "client_addresses": outcome.client_addresses.iter().map(|(number, counts)| json!({
+            "service": outcome.services.iter().find(|service| service.number == *number).map(|service| service.key.to_string()),
+            "toa": counts.toa,
+            "toa_after_pruning": counts.toa_after_pruning,
+            "no_option_room": counts.no_option_room,
+            "longer_than_mtu": counts.longer_than_mtu,
+            "forged": counts.forged,
+            "uoa": counts.uoa,
+            "uoa_ahead": counts.uoa_ahead,
+            "proxy_headers": counts.proxy_headers,
+        })).collect::<Vec<_>>(),
         "verdicts": outcome.verdicts.rows().map(|(kind, words, count)| json!({
             "kind": kind, "words": words, "frames": count,
         })).collect::<Vec<_>>(),

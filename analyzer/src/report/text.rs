@@ -32,6 +32,7 @@ pub fn render(outcome: &Outcome, options: TextOptions) -> String {
         director(&mut text, outcome);
         services(&mut text, &outcome.services);
         local_addresses(&mut text, &outcome.services);
+        client_addresses(&mut text, outcome);
         frames(&mut text, outcome);
         if options.connections {
             heading(&mut text, "Connections");
@@ -162,6 +163,40 @@ fn local_addresses(text: &mut String, services: &[ServiceView]) {
                     String::new()
                 },
             );
+        }
+    }
+}
+
+/// How the clients' addresses reached the real servers behind FULLNAT.
+fn client_addresses(text: &mut String, outcome: &Outcome) {
+    let named = outcome.client_addresses.iter().filter_map(|(number, counts)| {
+        let service = outcome.services.iter().find(|service| service.number == *number)?;
+        Some((ipvsadm::service_name(&service.key), counts))
+    });
+    let mut begun = false;
+    for (name, counts) in named {
+        let lines = [
+            (counts.toa, "segments carry the client's address (TOA)"),
+            (counts.toa_after_pruning, "of them had to give up other TCP options for it"),
+            (counts.no_option_room, "segments could not: no room among the TCP options"),
+            (counts.longer_than_mtu, "segments could not: they would exceed the MTU"),
+            (counts.forged, "segments came from the client with a TOA option of its own: forged"),
+            (counts.uoa, "datagrams carry the client's address (UOA)"),
+            (counts.uoa_ahead, "of them in a datagram of its own, sent ahead"),
+            (counts.proxy_headers, "PROXY headers carry the client's address"),
+        ];
+        if lines.iter().all(|(count, _)| *count == 0) {
+            continue;
+        }
+        if !begun {
+            heading(text, "Client addresses");
+            begun = true;
+        }
+        let _ = writeln!(text, "  {name}");
+        for (count, words) in lines {
+            if count > 0 {
+                let _ = writeln!(text, "  {:>10}  {words}", grouped(count));
+            }
         }
     }
 }
