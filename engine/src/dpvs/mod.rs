@@ -18,6 +18,8 @@ mod nat64;
 mod port_pool;
 mod proxy_protocol;
 mod receive;
+#[cfg(test)]
+mod scenarios;
 mod schedule;
 mod service;
 mod state;

@@ -435,7 +435,7 @@ pub(super) fn segment(
     bytes.extend(destination.port().to_be_bytes());
     bytes.extend(sequence.to_be_bytes());
     bytes.extend(acknowledged.to_be_bytes());
-    bytes.extend([(length / 4 << 4) as u8, flags]);
+    bytes.extend([((length / 4) << 4) as u8, flags]);
     bytes.extend(window.to_be_bytes());
     bytes.extend([0; 4]);
     bytes.extend(options);

@@ -59,7 +59,7 @@ fn populate(servers: &[Candidate]) -> Vec<u16> {
             server: index as u16,
             slot: hash(server.address, server.port, FIRST_KEY) % TABLE_SIZE,
             skip: hash(server.address, server.port, SECOND_KEY) % (TABLE_SIZE - 1) + 1,
-            turns: (server.weight / divisor >> shift).max(1),
+            turns: ((server.weight / divisor) >> shift).max(1),
         })
         .collect();
     let mut table = vec![EMPTY; TABLE_SIZE as usize];
