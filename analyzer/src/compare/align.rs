@@ -8,7 +8,7 @@
 //! Times are not compared: an emitted frame carries its cause's. Frames that a timer caused are the exception on both counts:
 //! their place among frames up to [`LATE_ORDER`] away is free, and a time that is off by more than [`LATE_TIME`] is a finding.
 
-use super::difference::Judge;
+use super::difference::{Differences, Judge};
 use super::dissect::Dissection;
 use super::draws::{Contradiction, Learner, Pair};
 use super::fields::{Field, Name, Place};
@@ -108,6 +108,33 @@ pub(super) enum Found {
     Missing(usize),
     /// Only emitted.
     Unexpected(usize),
+}
+
+/// Something to report, not yet in words: only so many are put into words.
+enum Problem {
+    Words(Box<Finding>),
+    Found(Found),
+    Contradiction(Contradiction),
+    Untimely(Pair),
+}
+
+impl Problem {
+    fn kind(&self, copies: &Copies) -> FindingKind {
+        match self {
+            Problem::Words(finding) => finding.kind,
+            Problem::Contradiction(_) => FindingKind::Draw,
+            Problem::Untimely(_) => FindingKind::Time,
+            Problem::Found(found) => match found {
+                Found::Differs(_) => FindingKind::Field,
+                Found::Moved(_) => FindingKind::Moved,
+                Found::Interface(_) => FindingKind::Interface,
+                Found::Missing(index) if copies.expected.contains_key(index) => FindingKind::Duplicated,
+                Found::Missing(_) => FindingKind::Missing,
+                Found::Unexpected(index) if copies.actual.contains_key(index) => FindingKind::Duplicated,
+                Found::Unexpected(_) => FindingKind::Unexpected,
+            },
+        }
+    }
 }
 
 struct Alignment<'c> {
@@ -276,8 +303,9 @@ impl Alignment<'_> {
                 }
             }
             candidates.sort_unstable();
+            let before = chosen.len();
             for (_, one, other) in candidates {
-                if !chosen.iter().any(|(left, right): &Pair| *left == one || *right == other) {
+                if !chosen[before..].iter().any(|(left, right): &Pair| *left == one || *right == other) {
                     chosen.push((one, other));
                 }
             }
@@ -343,35 +371,34 @@ impl Alignment<'_> {
             learned: learner.counts(),
             ..Comparison::default()
         };
-        let contradictions = learner.contradictions(self.equal_pairs());
-        let mut findings: Vec<(usize, Finding)> = Vec::new();
         let mut found = std::mem::take(&mut self.found);
-        let details: HashMap<Pair, Vec<FieldDifference>> = found
-            .iter()
-            .filter_map(|found| match found {
-                Found::Differs(pair) => Some((*pair, self.differences(*pair).0)),
-                _ => None,
-            })
-            .collect();
-        let redirected = servers::group(self.expected, self.actual, &mut found, &details, self.options, self.context);
-        findings.extend(redirected);
+        let (frames, options, context) = ((self.expected, self.actual), self.options, self.context);
+        let details = |pair| self.differences(pair, &learner).fields;
+        let redirected = servers::group(frames, &mut found, details, options, context);
         let copies = self.copies(&found);
-        for found in &found {
-            let (position, finding) = self.describe(found, &copies);
-            findings.push((position, finding));
-        }
-        for contradiction in contradictions {
-            comparison.equal = comparison.equal.saturating_sub(1);
-            findings.push((contradiction.pair.0, self.contradiction(&contradiction)));
-        }
-        for pair in std::mem::take(&mut self.untimely) {
-            findings.push((pair.0, self.untimely(pair)));
-        }
-        findings.sort_by_key(|(position, finding)| (*position, finding.actual));
-        for (_, finding) in findings {
-            *comparison.counts.entry(finding.kind).or_insert(0) += 1;
+        let untimely = std::mem::take(&mut self.untimely);
+        let mut problems: Vec<(usize, Problem)> = redirected
+            .into_iter()
+            .map(|(position, finding)| (position, Problem::Words(Box::new(finding))))
+            .chain(found.into_iter().map(|found| (self.position(&found), Problem::Found(found))))
+            .chain(untimely.into_iter().map(|pair| (pair.0, Problem::Untimely(pair))))
+            .collect();
+        let contradictions = learner.contradictions(self.equal_pairs());
+        let mut contradicted: Vec<Pair> = contradictions.iter().map(|contradiction| contradiction.pair).collect();
+        contradicted.sort_unstable();
+        contradicted.dedup();
+        comparison.equal -= contradicted.len() as u64;
+        problems.extend(contradictions.into_iter().map(|found| (found.pair.0, Problem::Contradiction(found))));
+        problems.sort_by_key(|(position, _)| *position);
+        for (_, problem) in problems {
+            *comparison.counts.entry(problem.kind(&copies)).or_insert(0) += 1;
             if comparison.findings.len() < self.options.limit {
-                comparison.findings.push(finding);
+                comparison.findings.push(match problem {
+                    Problem::Words(finding) => *finding,
+                    Problem::Found(found) => self.describe(&found, &copies, &learner),
+                    Problem::Untimely(pair) => self.untimely(pair),
+                    Problem::Contradiction(found) => self.contradiction(&found),
+                });
             }
         }
         comparison
@@ -387,11 +414,11 @@ impl Alignment<'_> {
         })
     }
 
-    fn differences(&mut self, pair: Pair) -> (Vec<FieldDifference>, Option<super::report::Excerpt>) {
+    fn differences(&mut self, pair: Pair, learner: &Learner) -> Differences {
         let (one, other) = (self.expected.frame(pair.0), self.actual.frame(pair.1));
-        let (mut fields, excerpt) = self.judge.differences(&one, &other);
+        let mut found = self.judge.differences(&one, &other, learner);
         if !self.judge.same_interface(&one, &other) {
-            fields.push(FieldDifference {
+            found.fields.push(FieldDifference {
                 field: Name::FrameInterface.text().to_owned(),
                 offset: 0,
                 expected: one.interface.map(str::to_owned),
@@ -399,7 +426,7 @@ impl Alignment<'_> {
                 follows: false,
             });
         }
-        (fields, excerpt)
+        found
     }
 
     fn pair_words(&self, (one, other): Pair) -> String {
@@ -412,14 +439,26 @@ impl Alignment<'_> {
         )
     }
 
-    /// A finding and the expected position by which it is sorted.
-    fn describe(&mut self, found: &Found, copies: &Copies) -> (usize, Finding) {
+    /// The expected position at which a disagreement stands.
+    fn position(&self, found: &Found) -> usize {
+        match found {
+            Found::Differs(pair) | Found::Moved(pair) | Found::Interface(pair) => pair.0,
+            Found::Missing(index) => *index,
+            Found::Unexpected(index) => self.position_of(*index),
+        }
+    }
+
+    fn describe(&mut self, found: &Found, copies: &Copies, learner: &Learner) -> Finding {
         match *found {
             Found::Differs(pair) => {
-                let (fields, bytes) = self.differences(pair);
-                let message = format!("{}: {}", self.pair_words(pair), summary(&fields));
+                let Differences { fields, bytes, taken } = self.differences(pair, learner);
+                let mut message = format!("{}: {}", self.pair_words(pair), summary(&fields));
+                // A random value that was changed shows in nothing but its checksum.
+                if !taken.is_empty() && fields.iter().all(|field| field.field.ends_with(".checksum")) {
+                    message.push_str(&format!(", for {} as there, which is random", taken.join(" and ")));
+                }
                 let finding = self.finding(FindingKind::Field, Some(pair.0), Some(pair.1), message);
-                (pair.0, Finding { fields, bytes, ..finding })
+                Finding { fields, bytes, ..finding }
             }
             Found::Moved(pair) => {
                 let label = &self.options.actual_label;
@@ -436,7 +475,7 @@ impl Alignment<'_> {
                     None => "came first".to_owned(),
                 };
                 let message = format!("{}: out of order: {should}, {does}", self.pair_words(pair));
-                (pair.0, self.finding(FindingKind::Moved, Some(pair.0), Some(pair.1), message))
+                self.finding(FindingKind::Moved, Some(pair.0), Some(pair.1), message)
             }
             Found::Interface(pair) => {
                 let name = |frame: Frame<'_>| frame.interface.unwrap_or("none").to_owned();
@@ -446,13 +485,10 @@ impl Alignment<'_> {
                     name(self.actual.frame(pair.1)),
                     name(self.expected.frame(pair.0))
                 );
-                (pair.0, self.finding(FindingKind::Interface, Some(pair.0), Some(pair.1), message))
+                self.finding(FindingKind::Interface, Some(pair.0), Some(pair.1), message)
             }
-            Found::Missing(index) => (index, self.missing(index, copies.expected.get(&index))),
-            Found::Unexpected(index) => {
-                let position = self.position_of(index);
-                (position, self.unexpected(index, copies.actual.get(&index)))
-            }
+            Found::Missing(index) => self.missing(index, copies.expected.get(&index)),
+            Found::Unexpected(index) => self.unexpected(index, copies.actual.get(&index)),
         }
     }
 

@@ -2,10 +2,22 @@
 
 use super::checksum;
 use super::dissect::{Dissection, Sum};
+use super::draws::Learner;
 use super::fields::{Field, Name, Place, hex};
 use super::ignore::Ignore;
 use super::report::{Excerpt, FieldDifference};
 use super::{Frame, draws};
+
+/// How two frames differ.
+#[derive(Clone, Debug, Default)]
+pub struct Differences {
+    /// The fields.
+    pub fields: Vec<FieldDifference>,
+    /// The bytes.
+    pub bytes: Option<Excerpt>,
+    /// Fields with random values that no other frame confirms, with their expected values.
+    pub taken: Vec<String>,
+}
 
 /// Compares frames; keeps its buffers from frame to frame.
 #[derive(Debug)]
@@ -56,18 +68,26 @@ impl<'o> Judge<'o> {
     }
 
     /// The fields in which two frames differ, none that only differ by a random draw or are ignored.
-    pub fn differences(&mut self, expected: &Frame<'_>, actual: &Frame<'_>) -> (Vec<FieldDifference>, Option<Excerpt>) {
+    pub fn differences(&mut self, expected: &Frame<'_>, actual: &Frame<'_>, learner: &Learner) -> Differences {
         let (expected_bytes, actual_bytes) = comparable(expected, actual);
         self.scratch.clear();
         self.scratch.extend_from_slice(actual_bytes);
-        draws::take_over(expected_bytes, &mut self.scratch, actual.drawn);
-        let mut found = self.fields(expected_bytes);
-        let excerpt = Excerpt::of(expected_bytes, &self.scratch);
-        if found.is_empty() && expected_bytes != self.scratch && self.ignore.is_empty() {
-            found.push(self.undissected(expected_bytes));
+        let drawn = learner.apply(expected_bytes, &mut self.scratch, actual.drawn);
+        let mut fields = self.fields(expected_bytes);
+        if fields.is_empty() && expected_bytes != self.scratch && self.ignore.is_empty() {
+            fields.push(self.undissected(expected_bytes));
         }
+        let taken = drawn
+            .iter()
+            .filter_map(|drawn| {
+                let start = u32::from(drawn.offset);
+                let field =
+                    self.expected.fields.iter().find(|field| field.start == start && field.name.text() != "ipv6.version")?;
+                Some(format!("{} {}", field.label(), field.value(expected_bytes)))
+            })
+            .collect();
         if !lengths_agree(expected, actual) && !self.ignore.has(Name::FrameLength, 1) {
-            found.push(FieldDifference {
+            fields.push(FieldDifference {
                 field: Name::FrameLength.text().to_owned(),
                 offset: 0,
                 expected: Some(expected.wire_len.to_string()),
@@ -75,7 +95,7 @@ impl<'o> Judge<'o> {
                 follows: false,
             });
         }
-        (found, excerpt)
+        Differences { fields, bytes: Excerpt::of(expected_bytes, &self.scratch), taken }
     }
 
     /// Compares the scratch frame with the expected one, field by field.
@@ -120,6 +140,8 @@ impl<'o> Judge<'o> {
         let expected_keys = keyed(&self.expected.fields);
         let actual_keys = keyed(&self.actual.fields);
         let mut found = Vec::new();
+        // What the differences that both layouts show make of the actual frame.
+        let mut explained = self.scratch.clone();
         for (key, field) in &expected_keys {
             if self.ignore.has(field.name, field.layer) {
                 continue;
@@ -128,6 +150,9 @@ impl<'o> Judge<'o> {
                 Ok(position) => {
                     let other = actual_keys[position].1;
                     if !field.same(expected, other, &self.scratch) {
+                        if (field.start, field.len) == (other.start, other.len) {
+                            take_field(expected, &mut explained, field, &[]);
+                        }
                         found.push(describe(Some((field, expected)), Some((other, &self.scratch))));
                     }
                 }
@@ -139,6 +164,10 @@ impl<'o> Judge<'o> {
             if !ignored && expected_keys.binary_search_by_key(key, |(key, _)| *key).is_err() {
                 found.push(describe(None, Some((field, &self.scratch))));
             }
+        }
+        // A changed type or length gives what follows another meaning. That is no difference of its own.
+        if explained == expected {
+            found.retain(|difference| difference.expected.is_some() && difference.actual.is_some());
         }
         found.sort_by_key(|difference| difference.offset);
         found

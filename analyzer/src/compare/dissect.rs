@@ -187,8 +187,7 @@ impl Walk<'_> {
     }
 
     fn arp(&mut self, start: usize, end: usize) -> usize {
-        // Only Ethernet with IPv4 has fields of known size.
-        if end - start < 28 || self.byte(start + 4) != 6 || self.byte(start + 5) != 4 {
+        if end - start < 8 {
             self.data(Name::Data, start..end);
             return end;
         }
@@ -198,6 +197,11 @@ impl Walk<'_> {
         self.field(Name::ArpHardwareSize, start + 4, 1);
         self.field(Name::ArpProtocolSize, start + 5, 1);
         self.field(Name::ArpOpcode, start + 6, 2);
+        // Only Ethernet with IPv4 has fields of known size.
+        if end - start < 28 || self.byte(start + 4) != 6 || self.byte(start + 5) != 4 {
+            self.data(Name::Data, start + 8..end);
+            return end;
+        }
         self.field(Name::ArpSourceMac, start + 8, 6);
         self.field(Name::ArpSourceIpv4, start + 14, 4);
         self.field(Name::ArpTargetMac, start + 18, 6);

@@ -14,10 +14,15 @@ use std::ops::RangeInclusive;
 /// Gives the drawn fields of a frame the values of the expected frame, and updates the checksums that cover them.
 pub fn take_over(expected: &[u8], frame: &mut [u8], drawn: &[DrawnField]) {
     for field in drawn {
-        let (Some(value), Some(own)) = (read(expected, field), read(frame, field)) else { continue };
-        if value == own {
-            continue;
+        if let Some(value) = read(expected, field) {
+            put(expected, frame, field, value);
         }
+    }
+}
+
+/// Gives a drawn field a value, and updates the checksums that cover it.
+fn put(expected: &[u8], frame: &mut [u8], field: &DrawnField, value: u64) {
+    if read(frame, field).is_some_and(|own| own != value) {
         let start = usize::from(field.offset);
         let len = usize::from(field.len);
         let mask = mask(field);
@@ -93,6 +98,15 @@ fn shift(field: &DrawnField, expected: u64, actual: u64) -> u64 {
     difference & mask(field)
 }
 
+/// The golden's value of a field, for the engine's and that distance.
+fn from_shift(field: &DrawnField, actual: u64, shift: u64) -> u64 {
+    let value = match field.kind {
+        DrawnKind::Value | DrawnKind::Plus => actual.wrapping_add(shift),
+        DrawnKind::Minus => actual.wrapping_sub(shift),
+    };
+    value & mask(field)
+}
+
 /// Two frames that were compared, by position in their sequences.
 pub type Pair = (usize, usize);
 
@@ -149,9 +163,21 @@ impl Learner {
         }
     }
 
-    /// Whether some draw was seen with two values.
-    pub fn is_disputed(&self) -> bool {
-        !self.disputed.is_empty()
+    /// Gives the drawn fields of a frame the values that equal frames showed for their draws, and those of the expected frame
+    /// where no other shows them. Returns which were taken from the expected frame alone.
+    pub fn apply<'d>(&self, expected: &[u8], frame: &mut [u8], drawn: &'d [DrawnField]) -> Vec<&'d DrawnField> {
+        let mut taken = Vec::new();
+        for field in drawn {
+            let (Some(value), Some(own)) = (read(expected, field), read(frame, field)) else { continue };
+            match self.values.get(&field.draw) {
+                Some(known) => put(expected, frame, field, from_shift(field, own, known.shift)),
+                None => {
+                    put(expected, frame, field, value);
+                    taken.push(field);
+                }
+            }
+        }
+        taken
     }
 
     /// How many draws were learned, by kind.
@@ -165,15 +191,16 @@ impl Learner {
 
     /// The contradictions, given all equal pairs once more with their bytes and drawn fields.
     pub fn contradictions<'f>(
-        mut self,
+        &self,
         pairs: impl Iterator<Item = (Pair, &'f [u8], &'f [u8], &'f [DrawnField])>,
     ) -> Vec<Contradiction> {
-        self.disputed.sort_unstable();
-        self.disputed.dedup();
+        let mut disputed = self.disputed.clone();
+        disputed.sort_unstable();
+        disputed.dedup();
         let mut uses: BTreeMap<Draw, Vec<(u64, Pair, DrawnField, u64, u64)>> = BTreeMap::new();
-        if !self.disputed.is_empty() {
+        if !disputed.is_empty() {
             for (pair, expected, actual, drawn) in pairs {
-                for field in drawn.iter().filter(|field| self.disputed.binary_search(&field.draw).is_ok()) {
+                for field in drawn.iter().filter(|field| disputed.binary_search(&field.draw).is_ok()) {
                     if let (Some(value), Some(own)) = (read(expected, field), read(actual, field)) {
                         let shift = shift(field, value, own);
                         uses.entry(field.draw).or_default().push((shift, pair, *field, value, own));
@@ -181,7 +208,7 @@ impl Learner {
                 }
             }
         }
-        let mut found = self.outside;
+        let mut found = self.outside.clone();
         for (draw, uses) in uses {
             let mut votes: Vec<(u64, usize)> = Vec::new();
             for (shift, ..) in &uses {
@@ -198,13 +225,7 @@ impl Learner {
                 if shift == right {
                     continue;
                 }
-                let elsewhere = witness.map(|witness| {
-                    let there = match field.kind {
-                        DrawnKind::Value | DrawnKind::Plus => own.wrapping_add(right),
-                        DrawnKind::Minus => own.wrapping_sub(right),
-                    };
-                    (witness, there & mask(&field))
-                });
+                let elsewhere = witness.map(|witness| (witness, from_shift(&field, own, right)));
                 found.push(Contradiction { pair, field, value, elsewhere });
             }
         }

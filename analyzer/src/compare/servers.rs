@@ -8,7 +8,7 @@ use super::observe::{Flow, ObservedServer, ends};
 use super::report::{FieldDifference, Finding, FindingKind};
 use super::{Context, Frame, Frames, Options};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Fields of a frame that depend on the real server, in the outermost headers.
 const SERVER_FIELDS: &[&str] = &[
@@ -40,20 +40,21 @@ struct Stray {
 /// Takes out of `found` what comes from connections that went to another real server, and returns one finding for each, with
 /// the expected position at which it starts.
 pub(super) fn group(
-    expected: &dyn Frames,
-    actual: &dyn Frames,
+    (expected, actual): (&dyn Frames, &dyn Frames),
     found: &mut Vec<Found>,
-    details: &HashMap<Pair, Vec<FieldDifference>>,
+    mut details: impl FnMut(Pair) -> Vec<FieldDifference>,
     options: &Options,
     context: &dyn Context,
 ) -> Vec<(usize, Finding)> {
     let mut connections: Vec<(Flow, Vec<Stray>)> = Vec::new();
     let mut known: HashMap<Flow, usize> = HashMap::new();
-    let mut portless: Vec<Stray> = Vec::new();
+    // Fragments without ports, by what they share with those of their connection that have some.
+    let mut portless: HashMap<(ObservedServer, ObservedServer, Option<IpAddr>), Vec<Stray>> = HashMap::new();
     for (position, found) in found.iter().enumerate() {
         let Found::Differs(pair) = *found else { continue };
-        let Some(fields) = details.get(&pair) else { continue };
-        let Some((flow, from, to)) = stray(expected.frame(pair.0).bytes, actual.frame(pair.1).bytes, fields) else { continue };
+        let Some((flow, from, to)) = stray(expected.frame(pair.0).bytes, actual.frame(pair.1).bytes, || details(pair)) else {
+            continue;
+        };
         let stray = Stray { found: position, pair, expected: from, actual: to };
         match flow {
             Some(flow) => {
@@ -63,21 +64,18 @@ pub(super) fn group(
                 });
                 connections[number].1.push(stray);
             }
-            None => portless.push(stray),
+            None => {
+                let client = source(expected.frame(pair.0).bytes);
+                portless.entry((from, to, client)).or_default().push(stray);
+            }
         }
     }
     confirm(expected, &mut connections);
     let mut gone = vec![false; found.len()];
     for (_, strays) in &mut connections {
-        // A fragment without ports went the way of its connection.
-        let client = strays.first().map(|stray| expected.frame(stray.pair.0)).and_then(|frame| source(frame.bytes));
         let first = strays[0];
-        for fragment in &portless {
-            let same = (fragment.expected, fragment.actual) == (first.expected, first.actual);
-            if same && !gone[fragment.found] && source(expected.frame(fragment.pair.0).bytes) == client {
-                strays.push(*fragment);
-            }
-        }
+        let client = source(expected.frame(first.pair.0).bytes);
+        strays.extend(portless.remove(&(first.expected, first.actual, client)).unwrap_or_default());
         for stray in strays {
             gone[stray.found] = true;
         }
@@ -114,7 +112,7 @@ pub(super) fn group(
                 frames: count as u64,
                 message,
                 verdict: context.verdict(first.pair.1),
-                fields: details.get(&first.pair).cloned().unwrap_or_default(),
+                fields: details(first.pair),
                 bytes: None,
             };
             (first.pair.0, finding)
@@ -129,16 +127,26 @@ pub(super) fn group(
 }
 
 /// Whether two frames differ only in what depends on the real server: the connection (`None` without ports) and both servers.
-fn stray(expected: &[u8], actual: &[u8], fields: &[FieldDifference]) -> Option<(Option<Flow>, ObservedServer, ObservedServer)> {
+fn stray(
+    expected: &[u8],
+    actual: &[u8],
+    fields: impl FnOnce() -> Vec<FieldDifference>,
+) -> Option<(Option<Flow>, ObservedServer, ObservedServer)> {
+    let one = Dissection::of(expected);
+    let other = Dissection::of(actual);
+    let (outer, inner) = (one.packets.first()?, one.innermost()?);
+    let (other_outer, other_inner) = (other.packets.first()?, other.innermost()?);
+    let port = |packet: &Packet| packet.ports.map(|(_, port)| port);
+    // Most frames that differ went to the right server: these need no list of their fields.
+    if expected.get(..6) == actual.get(..6) && outer.destination == other_outer.destination && port(inner) == port(other_inner) {
+        return None;
+    }
+    let fields = fields();
     let own = fields.iter().filter(|field| !field.follows);
     if !own.clone().all(|field| SERVER_FIELDS.contains(&field.field.as_str())) {
         return None;
     }
     let differs = |names: &[&str]| own.clone().any(|field| names.contains(&field.field.as_str()));
-    let one = Dissection::of(expected);
-    let other = Dissection::of(actual);
-    let (outer, inner) = (one.packets.first()?, one.innermost()?);
-    let other_outer = other.packets.first()?;
     let tunnelled = inner.place == Place::Inner;
     let translated = !tunnelled && differs(&["ip.dst", "ipv6.dst", "tcp.dstport", "udp.dstport", "sctp.dstport"]);
     let flow = ends(inner).map(|(client, destination)| Flow {
@@ -154,7 +162,7 @@ fn stray(expected: &[u8], actual: &[u8], fields: &[FieldDifference]) -> Option<(
             let port = packet.ports.map_or(0, |(_, port)| port);
             ObservedServer::Address(SocketAddr::new(packet.destination, port))
         };
-        return Some((flow, address(inner), address(other.innermost()?)));
+        return Some((flow, address(inner), address(other_inner)));
     }
     if differs(&["ip.src", "ipv6.src", "ip.dst", "ipv6.dst"]) || !differs(&["eth.dst"]) {
         return None;
@@ -242,7 +250,7 @@ fn followers(
     counts
 }
 
-fn source(frame: &[u8]) -> Option<std::net::IpAddr> {
+fn source(frame: &[u8]) -> Option<IpAddr> {
     Some(Dissection::of(frame).innermost()?.source)
 }
 

@@ -199,6 +199,14 @@ fn another_interface_is_told() {
     insta::assert_snapshot!(text(&golden, &dr()), @"interface: frame 4 (golden 4): left by eth1, expected eth0\n");
 }
 
+#[test]
+fn a_changed_type_does_not_list_what_follows_from_it() {
+    let mut golden = dr();
+    golden[9].bytes[23] = 4;
+    golden[0].bytes[18] = 5;
+    insta::assert_snapshot!(text(&golden, &dr()));
+}
+
 /// Says what an operator knows.
 struct Known;
 
@@ -255,6 +263,10 @@ fn drawn_ports_are_learned_and_their_checksums_follow() {
     let comparison = judged(&golden, &gue(33330), &Options::default());
     assert_eq!(comparison.total(), 1);
     assert_eq!(comparison.findings[0].fields[0].field, "udp.checksum");
+    // A changed port with its old checksum is told as the port's change.
+    let mut golden = gue(45480);
+    golden[2].bytes[35] ^= 4;
+    insta::assert_snapshot!(text(&golden, &gue(33330)));
     // Nor are other values of a flow's port, even with the right checksum, nor ports that no director draws.
     let mut golden = gue(45480);
     golden[2].bytes = gue(45500)[2].bytes.clone();
