@@ -58,9 +58,17 @@ impl Check<'_> {
             }
         });
         let agreed = positions.min().unwrap_or(worked.emitted.len());
-        let when = worked.emitted.records().get(agreed).map_or(Nanos::NEVER, |frame| frame.time + Nanos::from_secs(1));
-        let doubts = worked.doubts.iter().take_while(|(at, _)| *at <= when).map(|(_, doubt)| *doubt).collect();
-        Trial { agreed, differences: result.total() as usize, doubts }
+        let time = |frames: &Frames| frames.records().get(agreed).map_or(Nanos::NEVER, |frame| frame.time);
+        let when = time(&worked.emitted).min(self.golden.map_or(Nanos::NEVER, |golden| time(&golden.frames)));
+        let within = |from: Nanos, to: Nanos| -> Vec<_> {
+            worked.doubts.iter().filter(|(at, _)| *at > from && *at <= to).map(|(_, doubt)| *doubt).collect()
+        };
+        Trial {
+            agreed,
+            differences: result.total() as usize,
+            doubts: worked.doubts.iter().take_while(|(at, _)| *at <= when).map(|(_, doubt)| *doubt).collect(),
+            later: within(when, when + Nanos::from_secs(1)),
+        }
     }
 
     /// With what the capture shows that the director itself sent. When a real director asks for a neighbour depends on what
