@@ -69,7 +69,7 @@ impl Builder {
         if !loopback {
             match (mac, mtu) {
                 (None, None) => {
-                    self.assumed.push(format!("interface {name}: MAC {assumed_mac}, MTU {assumed_mtu} (not described)"))
+                    self.assumed.push(format!("interface {name}: MAC {assumed_mac}, MTU {assumed_mtu} (not described)"));
                 }
                 (None, Some(_)) => self.assumed.push(format!("interface {name}: MAC {assumed_mac} (not described)")),
                 (Some(_), None) => self.assumed.push(format!("interface {name}: MTU {assumed_mtu} (not described)")),

@@ -25,11 +25,10 @@ pub fn check(builder: &mut Builder) -> Result<(), Problem> {
             at(Problem::new(format!("no service {service} is defined before this line")), place).help("add it first with -A")
         };
         match command {
-            Command::AddService { service, .. } => {
-                if services.insert(service.clone(), HashSet::new()).is_some() {
-                    return Err(at(Problem::new(format!("the service {service} is added a second time")), place)
-                        .help("use -E to change it"));
-                }
+            Command::AddService { service, .. } if services.insert(service.clone(), HashSet::new()).is_some() => {
+                return Err(
+                    at(Problem::new(format!("the service {service} is added a second time")), place).help("use -E to change it")
+                );
             }
             Command::DeleteService { service } => {
                 services.remove(service);

@@ -198,7 +198,7 @@ fn route(builder: &mut Builder, cursor: &mut Cursor<'_, '_>, adding: bool, ipv6:
                 mtu = Some(line.number(word, "MTU", 68..=65535)?);
             }
             "metric" | "priority" | "preference" => {
-                metric = Some(line.number(cursor.need("a number")?, "metric", 0..=u32::MAX)?)
+                metric = Some(line.number(cursor.need("a number")?, "metric", 0..=u32::MAX)?);
             }
             "scope" | "proto" | "protocol" | "pref" | "advmss" | "hoplimit" => drop(cursor.need("a value")?),
             "onlink" => {}

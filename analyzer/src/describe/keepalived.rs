@@ -86,7 +86,7 @@ pub fn read(builder: &mut Builder, file: &str, text: &str) -> Result<(), Problem
             }
             "vrrp_instance" => vrrp(builder, node),
             "include" => {
-                builder.warnings.push(node.problem("included files are not read").help("put their text in place of this line"))
+                builder.warnings.push(node.problem("included files are not read").help("put their text in place of this line"));
             }
             _ => {}
         }
@@ -150,7 +150,7 @@ fn parse<'a>(builder: &mut Builder, file: &'a str, text: &'a str) -> Result<Vec<
                     flush(&mut top, &mut stack, line, &mut statement);
                     match stack.pop() {
                         Some(open) => {
-                            stack.last_mut().map_or(&mut top, |open| open.node.block.get_or_insert_default()).push(open.node)
+                            stack.last_mut().map_or(&mut top, |open| open.node.block.get_or_insert_default()).push(open.node);
                         }
                         None => {
                             return Err(line
@@ -330,7 +330,7 @@ fn virtual_server(
             "syn_proxy" => settings.dpvs.syn_proxy = true,
             "expire_quiescent_conn" => settings.dpvs.expire_quiescent = true,
             "establish_timeout" => {
-                settings.dpvs.connection_timeout = Some(line.number(child.need("a number")?, "timeout", 1..=31 * 86_400)?)
+                settings.dpvs.connection_timeout = Some(line.number(child.need("a number")?, "timeout", 1..=31 * 86_400)?);
             }
             "real_server" | "sorry_server" => {}
             key if SERVER_NEUTRAL.contains(&key) || SERVICE_READ.contains(&key) => {}

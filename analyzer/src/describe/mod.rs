@@ -120,9 +120,9 @@ impl Description {
 pub fn load(path: &Path) -> Result<Description, DescribeError> {
     let mut builder = Builder::default();
     if path.is_dir() {
-        folder(&mut builder, path)?
+        folder(&mut builder, path)?;
     } else {
-        file(&mut builder, path)?
+        file(&mut builder, path)?;
     }
     Ok(Description::from_builder(builder))
 }
@@ -185,66 +185,91 @@ fn speak_dpvs(builder: &mut Builder, text: &str) {
 
 /// A snapshot folder: links first, then what refers to them, then services; lvs.toml adds and overrides.
 fn folder(builder: &mut Builder, path: &Path) -> Result<(), DescribeError> {
-    let name = |file: &str| path.join(file).display().to_string();
-    let optional = |file: &str| -> Result<Option<String>, DescribeError> {
+    let mut files = Vec::new();
+    for file in snapshot::FILES {
         let path = path.join(file);
-        if path.exists() { read(&path).map(Some) } else { Ok(None) }
-    };
+        if path.exists() {
+            files.push((*file, read(&path)?));
+        }
+    }
+    let name = |file: &str| path.join(file).display().to_string();
+    let get = |file: &str| files.iter().find(|(known, _)| *known == file).map(|(_, text)| text.as_str());
+    snapshot_of(builder, &name, &get)?;
+    note_unknown_files(builder, path);
+    Ok(())
+}
+
+/// Reads a snapshot from memory: pairs of file name and content.
+///
+/// # Errors
+/// A file says what can't be.
+pub fn read_snapshot(files: &[(&str, &str)]) -> Result<Description, DescribeError> {
+    let mut builder = Builder::default();
+    let get = |file: &str| files.iter().find(|(known, _)| *known == file).map(|(_, text)| *text);
+    snapshot_of(&mut builder, &str::to_owned, &get)?;
+    check::check(&mut builder)?;
+    Ok(Description::from_builder(builder))
+}
+
+fn snapshot_of<'a>(
+    builder: &mut Builder,
+    name: &dyn Fn(&str) -> String,
+    optional: &dyn Fn(&str) -> Option<&'a str>,
+) -> Result<(), Problem> {
     let toml_name = name("lvs.toml");
-    let toml_text = optional("lvs.toml")?;
-    let toml = toml_text.as_deref().map(|text| LvsToml::parse(&toml_name, text)).transpose()?;
+    let toml_text = optional("lvs.toml");
+    let toml = toml_text.map(|text| LvsToml::parse(&toml_name, text)).transpose()?;
     let told = toml.as_ref().map(LvsToml::profile).transpose()?.flatten();
-    let release = optional("uname.txt")?;
-    if let Some(profile) = told.or(release.as_deref().map(Profile::by_release)) {
+    let release = optional("uname.txt");
+    if let Some(profile) = told.or(release.map(Profile::by_release)) {
         builder.config.profile = profile.clone();
     }
-    let addresses = optional("ip-addr.json")?;
-    if let Some(text) = &addresses {
+    let addresses = optional("ip-addr.json");
+    if let Some(text) = addresses {
         snapshot::addresses(builder, &name("ip-addr.json"), text)?;
     }
     if let Some(toml) = &toml {
         toml.links(builder)?;
     }
-    if let Some(text) = &addresses {
+    if let Some(text) = addresses {
         snapshot::unexplained_links(builder, &name("ip-addr.json"), text)?;
     }
     for (file, ipv6) in [("ip-route.json", false), ("ip6-route.json", true)] {
-        if let Some(text) = optional(file)? {
-            snapshot::routes(builder, &name(file), &text, ipv6)?;
+        if let Some(text) = optional(file) {
+            snapshot::routes(builder, &name(file), text, ipv6)?;
         }
     }
-    if let Some(text) = optional("ip-neigh.json")? {
-        snapshot::neighbours(builder, &name("ip-neigh.json"), &text)?;
+    if let Some(text) = optional("ip-neigh.json") {
+        snapshot::neighbours(builder, &name("ip-neigh.json"), text)?;
     }
-    if let Some(text) = optional("sysctl.txt")? {
-        snapshot::sysctls(builder, &name("sysctl.txt"), &text)?;
+    if let Some(text) = optional("sysctl.txt") {
+        snapshot::sysctls(builder, &name("sysctl.txt"), text)?;
     }
-    if let Some(text) = optional("ipvsadm-timeout.txt")? {
-        snapshot::timeouts(builder, &name("ipvsadm-timeout.txt"), &text)?;
+    if let Some(text) = optional("ipvsadm-timeout.txt") {
+        snapshot::timeouts(builder, &name("ipvsadm-timeout.txt"), text)?;
     }
-    if let Some(text) = optional("ipvsadm.rules")? {
-        rules::read(builder, &name("ipvsadm.rules"), &text)?;
+    if let Some(text) = optional("ipvsadm.rules") {
+        rules::read(builder, &name("ipvsadm.rules"), text)?;
     }
     // One description of the services is enough; the most exact one counts.
     for file in ["ipvsadm.txt", "keepalived.conf"] {
-        let Some(text) = optional(file)? else { continue };
+        let Some(text) = optional(file) else { continue };
         if builder.config.commands.iter().any(|command| matches!(command, Command::AddService { .. })) {
             builder
                 .warnings
                 .push(Problem::new("not read: another file of the folder describes the services").in_file(&name(file)));
         } else if file == "keepalived.conf" {
-            keepalived::read(builder, &name(file), &text)?;
+            keepalived::read(builder, &name(file), text)?;
         } else {
-            listing::read(builder, &name(file), &text)?;
+            listing::read(builder, &name(file), text)?;
         }
     }
-    if let Some(text) = optional("setup.sh")? {
-        script::read(builder, &name("setup.sh"), &text)?;
+    if let Some(text) = optional("setup.sh") {
+        script::read(builder, &name("setup.sh"), text)?;
     }
     if let Some(toml) = &toml {
         toml.rest(builder)?;
     }
-    note_unknown_files(builder, path);
     Ok(())
 }
 

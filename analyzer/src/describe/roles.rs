@@ -50,7 +50,7 @@ impl Roles {
         for command in config.commands.iter().chain(changes) {
             match command {
                 Command::AddService { service: ServiceKey::Address { address, .. }, .. } => {
-                    roles.addresses.push((*address, Owner::Virtual))
+                    roles.addresses.push((*address, Owner::Virtual));
                 }
                 Command::AddServer { server, .. } => roles.addresses.push((server.address, Owner::Server)),
                 Command::AddLocalAddress { address, .. } => roles.addresses.push((*address, Owner::Local)),

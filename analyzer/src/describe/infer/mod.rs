@@ -267,7 +267,7 @@ impl Inference {
                 self.client(flow.source, ethernet.source(), ethernet, ethernet.destination());
             }
             None if headers.protocol == Protocol::TCP.0 && self.found.is_empty() => {
-                self.midstream(ethernet, headers.flow(packet))
+                self.midstream(ethernet, headers.flow(packet));
             }
             None => {}
         }

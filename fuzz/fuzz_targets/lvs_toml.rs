@@ -1,0 +1,6 @@
+//! lvs.toml: no text makes the reader panic.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let _ = lvscheck::describe::read_text("lvs.toml", text);
+});
