@@ -1,0 +1,209 @@
+//! Tunnels (`ipvsadm -i`): IP in IP, GUE, GRE, over either family (reference/linux-ipvs.md section 6.6b,
+//! reference/linux-findings.md section 3).
+
+use crate::config::{Tunnel, TunnelChecksum, TunnelKind};
+use crate::packet::ethernet::ether_type;
+use crate::packet::ipv4::Ipv4Fields;
+use crate::packet::ipv6::Ipv6Fields;
+use crate::packet::{Headers, checksum, gre, gue, ipv4, ipv6, put16, udp};
+use std::net::IpAddr;
+
+/// What the outer header needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// The director's address on the way to the real server.
+    pub source: IpAddr,
+    /// The real server.
+    pub destination: IpAddr,
+    /// Identification, used when the outer header is IPv4 without "don't fragment".
+    pub id: u16,
+    /// UDP source port of GUE.
+    pub gue_source_port: u16,
+    /// net.ipv4.vs.pmtu_disc: an IPv4 packet's "don't fragment" is copied.
+    pub copy_dont_fragment: bool,
+}
+
+/// Bytes that a tunnel puts before a packet.
+pub const fn overhead(tunnel: Tunnel, over_ipv4: bool) -> usize {
+    let ip = if over_ipv4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+    ip + match tunnel.kind {
+        TunnelKind::Ipip => 0,
+        TunnelKind::Gue { .. } => udp::HEADER_LEN + gue::HEADER_LEN,
+        TunnelKind::Gre => gre::header_len(has_checksum(tunnel)),
+    }
+}
+
+/// Whether the tunnel header carries a checksum. GUE's remote checksum option is never added to a packet from a wire; what
+/// remains of it is the UDP checksum.
+const fn has_checksum(tunnel: Tunnel) -> bool {
+    !matches!(tunnel.checksum, TunnelChecksum::None)
+}
+
+/// Whether the outer header is IPv4 with an identification that the kernel draws.
+pub fn draws_id(headers: &Headers, outer: &Outer) -> bool {
+    outer.source.is_ipv4() && !copies_dont_fragment(headers, outer)
+}
+
+fn copies_dont_fragment(inner: &Headers, outer: &Outer) -> bool {
+    outer.copy_dont_fragment && inner.source.is_ipv4() && inner.dont_fragment
+}
+
+/// Appends the packet in its tunnel. `inner` has lost its hop already, and `headers` are its own. Checksums over a packet
+/// whose end was not captured cover what is there.
+pub fn encapsulate(inner: &[u8], headers: &Headers, tunnel: Tunnel, outer: &Outer, out: &mut Vec<u8>) {
+    let over_ipv4 = outer.source.is_ipv4();
+    let overhead = overhead(tunnel, over_ipv4);
+    let len = overhead + headers.total_len;
+    // Congestion experienced becomes capable of it: the tunnel starts anew (RFC 3168 section 9.1.1).
+    let tos = if headers.tos & 3 == 3 { headers.tos & !1 } else { headers.tos };
+    let inner_protocol = if headers.source.is_ipv4() { 4 } else { 41 };
+    let protocol = match tunnel.kind {
+        TunnelKind::Ipip => inner_protocol,
+        TunnelKind::Gue { .. } => 17,
+        TunnelKind::Gre => 47,
+    };
+    match (outer.source, outer.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let dont_fragment = copies_dont_fragment(headers, outer);
+            let id = if dont_fragment { 0 } else { outer.id };
+            let total_len = len as u16;
+            let fields = Ipv4Fields { tos, total_len, id, dont_fragment, ttl: headers.ttl, protocol, source, destination };
+            fields.write(out);
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let fields = Ipv6Fields {
+                traffic_class: tos,
+                flow_label: 0,
+                payload_len: (len - ipv6::HEADER_LEN) as u16,
+                next_header: protocol,
+                hop_limit: headers.ttl,
+                source,
+                destination,
+            };
+            fields.write(out);
+        }
+        // A director has no source of one family towards a destination of the other.
+        _ => return,
+    }
+    let start = out.len();
+    match tunnel.kind {
+        TunnelKind::Ipip => out.extend_from_slice(inner),
+        TunnelKind::Gue { port } => {
+            let length = headers.total_len + udp::HEADER_LEN + gue::HEADER_LEN;
+            out.extend_from_slice(&udp::header(outer.gue_source_port, port, length as u16));
+            out.extend_from_slice(&gue::header(inner_protocol));
+            out.extend_from_slice(inner);
+            if has_checksum(tunnel) {
+                let pseudo = checksum::pseudo_header(outer.source, outer.destination, 17, length);
+                let check = pseudo.bytes(&out[start..]).udp_checksum();
+                put16(&mut out[start..], udp::CHECKSUM_AT, check);
+            }
+        }
+        TunnelKind::Gre => {
+            let kind = if headers.source.is_ipv4() { ether_type::IPV4 } else { ether_type::IPV6 };
+            gre::write(out, has_checksum(tunnel), kind);
+            out.extend_from_slice(inner);
+            gre::fill_checksum(&mut out[start..]);
+        }
+    }
+}
+
+/// Whether the outer UDP checksum of a tunnel covers its drawn source port.
+pub const fn port_is_summed(tunnel: Tunnel) -> bool {
+    has_checksum(tunnel)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::packet::Ipv4;
+    use proptest::prelude::*;
+
+    fn inner(v4: bool, tos: u8, dont_fragment: bool, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if v4 {
+            let fields = Ipv4Fields {
+                tos,
+                total_len: (20 + body.len()) as u16,
+                id: 7,
+                dont_fragment,
+                ttl: 63,
+                protocol: 17,
+                source: [203, 0, 113, 5].into(),
+                destination: [200, 200, 200, 1].into(),
+            };
+            fields.write(&mut bytes);
+        } else {
+            let fields = Ipv6Fields {
+                traffic_class: tos,
+                flow_label: 9,
+                payload_len: body.len() as u16,
+                next_header: 17,
+                hop_limit: 63,
+                source: "2001:db8::5".parse().unwrap(),
+                destination: "2001:db8:200::1".parse().unwrap(),
+            };
+            fields.write(&mut bytes);
+        }
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn outer(v4: bool) -> Outer {
+        let (source, destination) = if v4 { ("10.0.0.1", "10.0.0.11") } else { ("2001:db8:10::1", "2001:db8:10::11") };
+        Outer {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            id: 0x4242,
+            gue_source_port: 40000,
+            copy_dont_fragment: true,
+        }
+    }
+
+    #[test]
+    fn congestion_experienced_and_dont_fragment() {
+        let packet = inner(true, 0xff, true, &[0; 8]);
+        let mut sent = Vec::new();
+        let headers = Headers::of(&packet).unwrap();
+        encapsulate(&packet, &headers, Tunnel::default(), &outer(true), &mut sent);
+        let view = Ipv4::new_checked(&sent[..]).unwrap();
+        assert_eq!((view.tos(), view.id(), view.dont_fragment(), view.ttl(), view.protocol()), (0xfe, 0, true, 63, 4));
+        let free = Outer { copy_dont_fragment: false, ..outer(true) };
+        sent.clear();
+        encapsulate(&packet, &headers, Tunnel::default(), &free, &mut sent);
+        let view = Ipv4::new_checked(&sent[..]).unwrap();
+        assert_eq!((view.id(), view.dont_fragment()), (0x4242, false));
+    }
+
+    proptest! {
+        #[test]
+        fn emitted_packets_parse(v4: bool, over_v4: bool, kind in 0usize..3, check: bool,
+            body in proptest::collection::vec(any::<u8>(), 8..200)) {
+            let kind = [TunnelKind::Ipip, TunnelKind::Gue { port: 6080 }, TunnelKind::Gre][kind];
+            let checksum = if check { TunnelChecksum::Checksum } else { TunnelChecksum::None };
+            let tunnel = Tunnel { kind, checksum };
+            let packet = inner(v4, 0, false, &body);
+            let mut sent = Vec::new();
+            let inner_headers = Headers::of(&packet).unwrap();
+            encapsulate(&packet, &inner_headers, tunnel, &outer(over_v4), &mut sent);
+            prop_assert_eq!(sent.len(), packet.len() + overhead(tunnel, over_v4));
+            prop_assert!(sent.ends_with(&packet));
+            let headers = Headers::of(&sent).unwrap();
+            prop_assert_eq!(headers.total_len, sent.len());
+            let transport = headers.transport(&sent);
+            match kind {
+                TunnelKind::Ipip => prop_assert_eq!(headers.protocol, if v4 { 4 } else { 41 }),
+                TunnelKind::Gue { .. } => {
+                    prop_assert_eq!(gue::parse(&transport[8..]), Some((4, if v4 { 4 } else { 41 })));
+                    let sum = checksum::pseudo_header(headers.source, headers.destination, 17, transport.len());
+                    prop_assert_eq!(checksum::is_right(sum.bytes(transport)), check);
+                }
+                TunnelKind::Gre => {
+                    let expected = (gre::header_len(check), if v4 { 0x0800 } else { 0x86dd });
+                    prop_assert_eq!(gre::parse(transport), Some(expected));
+                }
+            }
+        }
+    }
+}
