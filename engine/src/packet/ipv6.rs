@@ -174,6 +174,8 @@ pub struct FragmentHeader {
 pub struct Chain {
     /// Number of the upper-layer protocol.
     pub protocol: u8,
+    /// Where that number stands, from the start of the IPv6 header.
+    pub number_at: usize,
     /// Where the upper layer starts, from the start of the IPv6 header.
     pub transport_at: usize,
     /// The first fragment header. Behind one with an offset the walk ends: what follows is data.
@@ -207,11 +209,11 @@ pub fn walk(packet: &[u8]) -> Option<Chain> {
                 };
                 fragment.get_or_insert(found);
                 if found.offset != 0 {
-                    return Some(Chain { protocol: found.next_header, transport_at: at + 8, fragment });
+                    return Some(Chain { protocol: found.next_header, number_at: at, transport_at: at + 8, fragment });
                 }
                 8
             }
-            _ => return Some(Chain { protocol, transport_at: at, fragment }),
+            _ => return Some(Chain { protocol, number_at, transport_at: at, fragment }),
         };
         protocol = *packet.get(at)?;
         number_at = at;

@@ -1,0 +1,189 @@
+//! ICMP errors of the director (reference/linux-ipvs.md section 10.2), with their rate limits.
+
+use super::packet::Packet;
+use super::transmit::is_error;
+use super::{Director, Output};
+use crate::link::route::{Way, is_group};
+use crate::packet::ipv4::{self, Ipv4Fields, option};
+use crate::packet::ipv6::Ipv6Fields;
+use crate::packet::{icmp, ipv6};
+use crate::rewrite::icmp::fill_checksums;
+use crate::time::Nanos;
+use foldhash::HashMap;
+use std::net::IpAddr;
+
+/// Token buckets, one a destination: one message an interval, and as many as a burst saved up.
+#[derive(Clone, Debug, Default)]
+pub struct RateLimits {
+    buckets: HashMap<IpAddr, Bucket>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    tokens: Nanos,
+    last: Nanos,
+}
+
+impl RateLimits {
+    const BURST: u64 = 6;
+    /// The kernel forgets peers as well when there are too many (net.ipv4.inet_peer_threshold).
+    const MAX: usize = 65536 + 128;
+
+    /// Whether a message to that destination may leave.
+    pub fn allow(&mut self, destination: IpAddr, interval: Nanos, now: Nanos) -> bool {
+        if interval == Nanos(0) {
+            return true;
+        }
+        let full = Nanos(interval.0.saturating_mul(RateLimits::BURST));
+        if self.buckets.len() >= RateLimits::MAX {
+            self.buckets.retain(|_, bucket| now < bucket.last + full);
+            if self.buckets.len() >= RateLimits::MAX {
+                self.buckets.clear();
+            }
+        }
+        let bucket = self.buckets.entry(destination).or_insert(Bucket { tokens: full, last: now });
+        bucket.tokens = (bucket.tokens + (now - bucket.last)).min(full);
+        bucket.last = now;
+        if bucket.tokens < interval {
+            return false;
+        }
+        bucket.tokens = bucket.tokens - interval;
+        true
+    }
+}
+
+impl Director {
+    /// Sends an ICMP error about a packet to its source; true if it left. `rest` is the word behind the checksum.
+    pub(super) fn send_error_v4(&mut self, out: &mut Output, about: &Packet, kind: u8, code: u8, rest: u32) -> bool {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = about.addresses() else { return false };
+        if !about.to_us || is_group(destination.into()) || about.headers.is_later_fragment() || is_group(source.into()) {
+            return false;
+        }
+        if about.headers.protocol == 1 && (is_error(about) || about.transport().first().is_none_or(|inner| *inner > 18)) {
+            return false;
+        }
+        let Way::Out(hop) = self.host.routes.lookup(source.into()) else { return false };
+        let inbound = about.arrival.filter(|_| self.host.sysctls.icmp_errors_use_inbound_ifaddr);
+        let own = if about.local {
+            Some(destination)
+        } else if let Some(on) = inbound {
+            self.host.select_v4(on, None)
+        } else {
+            match self.host.source_on(&hop, source.into()) {
+                Some(IpAddr::V4(own)) => Some(own),
+                _ => None,
+            }
+        };
+        let Some(own) = own else { return false };
+        let unlimited = kind == icmp::v4::UNREACHABLE && code == icmp::v4::FRAGMENTATION_NEEDED
+            || kind == icmp::v4::REDIRECT
+            || self.host.sysctls.icmp_ratemask & 1u32.checked_shl(u32::from(kind)).unwrap_or(0) == 0;
+        let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmp_ratelimit));
+        if !unlimited && !self.limits.allow(source.into(), interval, about.time) {
+            return false;
+        }
+        let options = echoed_options(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at]);
+        let mtu = self.mtu_of(&hop, source.into(), about.time).min(576);
+        let room = mtu.saturating_sub(ipv4::HEADER_LEN + options.len() + icmp::HEADER_LEN);
+        let quoted = &about.bytes[..about.bytes.len().min(room)];
+        let (id, field) = self.next_ipv4_id();
+        let header_len = ipv4::HEADER_LEN + options.len();
+        let fields = Ipv4Fields {
+            tos: 0xc0 | about.headers.tos & 0x1e,
+            total_len: (header_len + icmp::HEADER_LEN + quoted.len()) as u16,
+            id,
+            dont_fragment: false,
+            ttl: self.host.sysctls.ip_default_ttl,
+            protocol: 1,
+            source: own,
+            destination: source,
+        };
+        let mut bytes = fields.header().to_vec();
+        bytes[0] = 0x40 | (header_len / 4) as u8;
+        bytes.extend_from_slice(&options);
+        icmp::write(&mut bytes, kind, code, rest, quoted);
+        let end = bytes.len();
+        fill_checksums(&mut bytes, header_len, end);
+        let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
+        packet.drawn.push(field);
+        self.local_out(out, packet)
+    }
+
+    /// Sends an ICMPv6 error about a packet to its source; true if it left.
+    pub(super) fn send_error_v6(&mut self, out: &mut Output, about: &Packet, kind: u8, code: u8, rest: u32) -> bool {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = about.addresses() else { return false };
+        let to_group = !about.to_us || destination.is_multicast();
+        if to_group && kind != icmp::v6::PACKET_TOO_BIG || source.is_multicast() || source.is_unspecified() {
+            return false;
+        }
+        if about.headers.protocol == 58 && !about.headers.is_later_fragment() && is_error(about) {
+            return false;
+        }
+        let Way::Out(hop) = self.host.routes.lookup(source.into()) else { return false };
+        let own = if self.host.is_local(destination.into()) {
+            Some(destination)
+        } else {
+            match self.host.source_on(&hop, source.into()) {
+                Some(IpAddr::V6(own)) => Some(own),
+                _ => None,
+            }
+        };
+        let Some(own) = own else { return false };
+        let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmpv6_ratelimit));
+        if kind != icmp::v6::PACKET_TOO_BIG && !self.limits.allow(source.into(), interval, about.time) {
+            return false;
+        }
+        let quoted = &about.bytes[..about.bytes.len().min(1280 - ipv6::HEADER_LEN - icmp::HEADER_LEN)];
+        let (flow_label, field) = self.next_flow_label();
+        let fields = Ipv6Fields {
+            traffic_class: 0,
+            flow_label,
+            payload_len: (icmp::HEADER_LEN + quoted.len()) as u16,
+            next_header: 58,
+            hop_limit: self.host.links.get(hop.interface).settings.ipv6_hop_limit,
+            source: own,
+            destination: source,
+        };
+        let mut bytes = Vec::new();
+        fields.write(&mut bytes);
+        icmp::write(&mut bytes, kind, code, rest, quoted);
+        let end = bytes.len();
+        fill_checksums(&mut bytes, ipv6::HEADER_LEN, end);
+        let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
+        packet.drawn.push(field);
+        self.local_out(out, packet)
+    }
+}
+
+/// Options of a packet that go back in an error about it: record route and timestamps as they are, no source routes (they
+/// are refused on arrival), padded to words.
+pub(super) fn echoed_options(options: &[u8]) -> Vec<u8> {
+    let mut echoed = Vec::new();
+    for found in ipv4::walk_options(options).map_while(Result::ok) {
+        if matches!(found.kind, option::RECORD_ROUTE | option::TIMESTAMP | option::CIPSO) {
+            echoed.extend_from_slice(&options[found.at..found.at + found.len]);
+        }
+    }
+    echoed.resize(echoed.len().next_multiple_of(4), option::END);
+    echoed
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn six_at_once_then_one_a_second() {
+        let mut limits = RateLimits::default();
+        let client: IpAddr = "203.0.113.5".parse().unwrap();
+        let second = Nanos::from_secs(1);
+        let allowed = (0..20).filter(|_| limits.allow(client, second, Nanos(0))).count();
+        assert_eq!(allowed, 6);
+        assert!(!limits.allow(client, second, Nanos::from_millis(900)));
+        assert!(limits.allow(client, second, Nanos::from_millis(1000)));
+        assert!(!limits.allow(client, second, Nanos::from_millis(1900)));
+        let other: IpAddr = "203.0.113.6".parse().unwrap();
+        assert!(limits.allow(other, second, Nanos(0)));
+    }
+}

@@ -1,0 +1,165 @@
+//! Packets that are routed on: `ip_forward` with its hooks (reference/linux-ipvs.md sections 1.2, 10.3, 10.4, 10.6).
+
+use super::ingress::place;
+use super::packet::{Hook, Hooked, Packet};
+use super::{Director, Output};
+use crate::link::neighbour::Failure;
+use crate::link::route::{Hop, Way};
+use crate::packet::{Ipv4, Ipv6, icmp};
+use crate::time::Nanos;
+use crate::verdict::{DropReason, Refusal, Verdict};
+use foldhash::HashMap;
+use std::net::IpAddr;
+
+/// How often each host was told of a better way.
+#[derive(Clone, Debug, Default)]
+pub struct Redirects {
+    peers: HashMap<IpAddr, Peer>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    sent: u32,
+    last: Nanos,
+}
+
+impl Redirects {
+    /// net.ipv4.route.redirect_number: after that many unheeded ones the director falls silent.
+    const NUMBER: u32 = 9;
+    /// net.ipv4.route.redirect_load.
+    const LOAD: Nanos = Nanos::from_millis(20);
+    /// net.ipv4.route.redirect_silence.
+    const SILENCE: Nanos = Nanos::from_millis(20_480);
+    const MAX: usize = 65536;
+
+    /// Whether a redirect may go to that host now.
+    fn allow(&mut self, host: IpAddr, now: Nanos) -> bool {
+        if self.peers.len() >= Redirects::MAX {
+            self.peers.retain(|_, peer| now <= peer.last + Redirects::SILENCE);
+            if self.peers.len() >= Redirects::MAX {
+                self.peers.clear();
+            }
+        }
+        let peer = self.peers.entry(host).or_default();
+        if now > peer.last + Redirects::SILENCE {
+            peer.sent = 0;
+        }
+        if peer.sent >= Redirects::NUMBER {
+            peer.last = now;
+            return false;
+        }
+        let due = peer.last + Nanos(Redirects::LOAD.0 << peer.sent);
+        if peer.sent != 0 && now <= due {
+            return false;
+        }
+        peer.last = now;
+        peer.sent += 1;
+        true
+    }
+}
+
+impl Director {
+    /// Routes a packet on.
+    pub(super) fn forward(&mut self, out: &mut Output, mut packet: Packet, way: Way) -> Verdict {
+        if !packet.to_us {
+            return Verdict::Dropped(DropReason::GroupAddress);
+        }
+        let hop = match way {
+            Way::Out(hop) => hop,
+            Way::Unreachable | Way::Prohibited | Way::None => return self.refuse_route(out, &packet, way),
+            _ => return Verdict::Dropped(DropReason::NoRoute),
+        };
+        if packet.headers.ttl <= 1 {
+            if packet.is_v4() {
+                self.send_error_v4(out, &packet, icmp::v4::TIME_EXCEEDED, 0, 0);
+            } else {
+                self.send_error_v6(out, &packet, icmp::v6::TIME_EXCEEDED, 0, 0);
+            }
+            return Verdict::Refused(Refusal::TtlExceeded);
+        }
+        let destination = packet.headers.destination;
+        // Routed traffic is held to the route's or the link's MTU, not to what ICMP taught.
+        let mtu = if self.host.sysctls.ip_forward_use_pmtu {
+            self.mtu_of(&hop, destination, packet.time)
+        } else {
+            hop.mtu.unwrap_or(self.host.interface(hop.interface).mtu) as usize
+        };
+        let too_long = match packet.longest {
+            0 => packet.headers.total_len > mtu,
+            longest => packet.headers.total_len > mtu && longest > mtu,
+        };
+        if too_long && packet.headers.dont_fragment {
+            if packet.is_v4() {
+                self.send_error_v4(out, &packet, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED, mtu as u32);
+            } else {
+                self.send_error_v6(out, &packet, icmp::v6::PACKET_TOO_BIG, 0, mtu as u32);
+            }
+            return Verdict::Refused(Refusal::TooBig);
+        }
+        if let Ok(mut view) = Ipv4::new_checked(&mut packet.bytes[..]) {
+            view.decrement_ttl();
+        } else if let Ok(mut view) = Ipv6::new_checked(&mut packet.bytes[..]) {
+            view.decrement_hop_limit();
+        }
+        packet.reread();
+        self.redirect(out, &packet, &hop);
+        let mut verdict = None;
+        if self.ipvs.services.any_of(packet.headers.family()) {
+            if packet.headers.fragment.is_some() && packet.is_v4() && self.gathers_forwarded(&packet) {
+                match self.gather_v4(packet, place::FORWARD) {
+                    Ok(whole) => packet = whole,
+                    Err(verdict) => return verdict,
+                }
+            }
+            if packet.is_icmp()
+                && let Hooked::Done(done) = self.related_from_client(out, &mut packet, Hook::Forward)
+            {
+                return done;
+            }
+            match self.answer_hook(out, &mut packet, Hook::Forward) {
+                Hooked::Accept => {}
+                Hooked::AcceptAs(as_verdict) => verdict = Some(as_verdict),
+                Hooked::Done(done) => return done,
+            }
+        }
+        let failure = Failure::Report { arrival: packet.arrival };
+        let outcome = self.output(out, &mut packet, hop, hop.next(destination), mtu, failure);
+        Director::routed(outcome, verdict)
+    }
+
+    /// Every fragmented packet of a protocol that IPVS handles is put together on its way through, related to IPVS or not;
+    /// ICMP too, to see what it quotes.
+    fn gathers_forwarded(&self, packet: &Packet) -> bool {
+        matches!(packet.headers.protocol, 1 | 6 | 17 | 132)
+    }
+
+    fn refuse_route(&mut self, out: &mut Output, packet: &Packet, way: Way) -> Verdict {
+        let (v4, v6) = match way {
+            Way::Prohibited => (icmp::v4::PROHIBITED, icmp::v6::PROHIBITED),
+            Way::Unreachable => (icmp::v4::HOST_UNREACHABLE, icmp::v6::ADDRESS_UNREACHABLE),
+            _ => (icmp::v4::NET_UNREACHABLE, icmp::v6::NO_ROUTE),
+        };
+        let sent = if packet.is_v4() {
+            self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, v4, 0)
+        } else {
+            self.send_error_v6(out, packet, icmp::v6::UNREACHABLE, v6, 0)
+        };
+        if sent { Verdict::Refused(Refusal::Unreachable) } else { Verdict::Dropped(DropReason::NoRoute) }
+    }
+
+    /// Tells the sender of a packet that leaves by the link it came from of the better way (IPv4).
+    fn redirect(&mut self, out: &mut Output, packet: &Packet, hop: &Hop) {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = packet.addresses() else { return };
+        let settings = &self.host.links.get(hop.interface).settings;
+        if packet.arrival != Some(hop.interface) || !settings.send_redirects {
+            return;
+        }
+        // Only a sender on the link can use the advice.
+        let on_link = matches!(self.host.routes.lookup(source.into()),
+            Way::Out(back) if back.interface == hop.interface && back.gateway.is_none());
+        let IpAddr::V4(gateway) = hop.next(destination.into()) else { return };
+        if on_link && self.redirects.allow(source.into(), packet.time) {
+            self.send_error_v4(out, packet, icmp::v4::REDIRECT, 1, u32::from(gateway));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Sending: fragmentation, the neighbour, and the director's own packets through LOCAL_OUT
+//! (reference/linux-ipvs.md section 6.9).
+
+use super::packet::{Hook, Hooked, Packet};
+use super::{Director, Output};
+use crate::draws::Draw;
+use crate::link::fragment::{cut_v4, cut_v6, unfragmentable_part};
+use crate::link::neighbour::{Failure, Waiting};
+use crate::link::resolution::Sent;
+use crate::link::route::{Hop, Way};
+use crate::output::DrawnField;
+use crate::packet::icmp;
+use crate::time::Nanos;
+use crate::verdict::{DropReason, Forwarded, Refusal, Verdict};
+use std::net::IpAddr;
+
+/// How many draws of each kind were made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DrawCounters {
+    ipv4_ids: u64,
+    flow_labels: u64,
+    fragment_ids: u64,
+    timestamps: u64,
+    payloads: u64,
+}
+
+/// A clock value whose place is not known yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockDraw(Draw);
+
+impl ClockDraw {
+    /// The field at that offset of the packet; an IPv4 header's checksum covers it.
+    pub fn at(self, offset: usize) -> DrawnField {
+        DrawnField::value(self.0, offset, 4).summed_at(10)
+    }
+
+    /// The draw itself.
+    pub fn draw(self) -> Draw {
+        self.0
+    }
+}
+
+/// What became of a packet that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It left, all of it.
+    Left,
+    /// It waits for the next hop's address.
+    Waits,
+    /// It is too long, and its sender was told.
+    TooBig,
+}
+
+impl Outcome {
+    /// As a verdict about a request.
+    pub fn verdict(self, forwarded: Forwarded) -> Verdict {
+        match self {
+            Outcome::Left => Verdict::Forwarded(forwarded),
+            Outcome::Waits => Verdict::WaitsForNeighbour(forwarded),
+            Outcome::TooBig => Verdict::Refused(Refusal::TooBig),
+        }
+    }
+}
+
+impl Director {
+    /// The next identification of an IPv4 packet that the director makes, and the field that holds it.
+    pub(super) fn next_ipv4_id(&mut self) -> (u16, DrawnField) {
+        let draw = Draw::Ipv4Id(self.drawn.ipv4_ids);
+        self.drawn.ipv4_ids += 1;
+        (self.draws.value(draw) as u16, DrawnField::value(draw, 4, 2).summed_at(10))
+    }
+
+    /// The next flow label of an IPv6 packet that the director makes, and the field that holds it.
+    pub(super) fn next_flow_label(&mut self) -> (u32, DrawnField) {
+        let draw = Draw::FlowLabel(self.drawn.flow_labels);
+        self.drawn.flow_labels += 1;
+        (self.draws.value(draw) as u32 & 0x000f_ffff, DrawnField { bits: 20, ..DrawnField::value(draw, 0, 4) })
+    }
+
+    /// The next clock value.
+    pub(super) fn next_timestamp(&mut self) -> (ClockDraw, u32) {
+        let draw = Draw::Timestamp(self.drawn.timestamps);
+        self.drawn.timestamps += 1;
+        (ClockDraw(draw), self.draws.value(draw) as u32)
+    }
+
+    /// The next random payload of ping.
+    pub(super) fn next_payload(&mut self) -> (Draw, u64) {
+        let draw = Draw::Payload(self.drawn.payloads);
+        self.drawn.payloads += 1;
+        (draw, self.draws.value(draw))
+    }
+
+    /// Sends a packet to a next hop over a way of that MTU, in fragments if it must be.
+    pub(super) fn output(
+        &mut self,
+        out: &mut Output,
+        packet: &mut Packet,
+        hop: Hop,
+        next: IpAddr,
+        mtu: usize,
+        failure: Failure,
+    ) -> Outcome {
+        let too_long = packet.headers.total_len > mtu;
+        let was_fragmented = packet.longest != 0 && (packet.is_v4() || packet.headers.total_len > packet.longest);
+        if !too_long && !was_fragmented {
+            let waiting = Waiting {
+                packet: std::mem::take(&mut packet.bytes),
+                cut: packet.cut,
+                drawn: std::mem::take(&mut packet.drawn),
+                failure,
+            };
+            return match self.host.send(out, packet.time, hop.interface, next, waiting) {
+                Sent::Left => Outcome::Left,
+                Sent::Waits => Outcome::Waits,
+            };
+        }
+        if packet.longest > mtu && (packet.headers.dont_fragment || !packet.is_v4()) {
+            if packet.is_v4() {
+                self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED, mtu as u32);
+            } else {
+                self.send_error_v6(out, packet, icmp::v6::PACKET_TOO_BIG, 0, mtu as u32);
+            }
+            return Outcome::TooBig;
+        }
+        let limit = match packet.longest {
+            0 => mtu,
+            longest if packet.is_v4() => longest.min(mtu),
+            longest => longest.max(1280).min(mtu.max(1280)),
+        };
+        let mut pieces: Vec<Vec<u8>> = Vec::new();
+        let mut drawn = std::mem::take(&mut packet.drawn);
+        if packet.is_v4() {
+            cut_v4(&packet.bytes, limit, packet.longest_dont_fragment, |piece| pieces.push(piece.to_vec()));
+        } else {
+            let draw = Draw::Ipv6FragmentId(self.drawn.fragment_ids);
+            self.drawn.fragment_ids += 1;
+            cut_v6(&packet.bytes, limit, self.draws.value(draw) as u32, |piece| pieces.push(piece.to_vec()));
+            if let Some((_, at)) = unfragmentable_part(&packet.bytes) {
+                drawn.push(DrawnField::value(draw, at + 4, 4));
+            }
+        }
+        let mut outcome = Outcome::Left;
+        let header_len = packet.headers.transport_at as u16;
+        for (index, piece) in pieces.into_iter().enumerate() {
+            // Fields behind the IP header stand in the first piece only.
+            let kept = |field: &&DrawnField| index == 0 || field.offset < header_len || !packet.is_v4();
+            let drawn = drawn.iter().filter(kept).copied().collect();
+            let waiting = Waiting { packet: piece, cut: 0, drawn, failure };
+            if self.host.send(out, packet.time, hop.interface, next, waiting) == Sent::Waits {
+                outcome = Outcome::Waits;
+            }
+        }
+        outcome
+    }
+
+    /// Sends a packet that the director made: LOCAL_OUT hooks, route, output.
+    pub(super) fn local_out(&mut self, out: &mut Output, mut packet: Packet) -> bool {
+        let way = self.host.routes.lookup(packet.headers.destination);
+        let hop = match way {
+            Way::Out(hop) => hop,
+            // To itself: nothing shows on a wire.
+            _ => return false,
+        };
+        if self.ipvs.services.any_of(packet.headers.family()) {
+            for step in [Director::answer_hook, Director::request_hook] {
+                if let Hooked::Done(_) = step(self, out, &mut packet, Hook::LocalOut) {
+                    return true;
+                }
+            }
+        }
+        let destination = packet.headers.destination;
+        let mtu = self.mtu_of(&hop, destination, packet.time);
+        self.output(out, &mut packet, hop, hop.next(destination), mtu, Failure::Silent);
+        true
+    }
+
+    /// The next hop of a waiting packet never answered.
+    pub(super) fn neighbour_failed(&mut self, out: &mut Output, time: Nanos, waiting: Waiting) {
+        let Failure::Report { arrival: Some(arrival) } = waiting.failure else { return };
+        let Ok(mut packet) = Packet::arrived(waiting.packet, waiting.cut, arrival, true, time) else { return };
+        packet.local = false;
+        self.send_host_unreachable(out, &packet);
+    }
+
+    /// Host or address unreachable.
+    pub(super) fn send_host_unreachable(&mut self, out: &mut Output, packet: &Packet) {
+        if packet.is_v4() {
+            self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::HOST_UNREACHABLE, 0);
+        } else {
+            self.send_error_v6(out, packet, icmp::v6::UNREACHABLE, icmp::v6::ADDRESS_UNREACHABLE, 0);
+        }
+    }
+
+    /// As a verdict about routed traffic.
+    pub(super) fn routed(outcome: Outcome, as_answer: Option<Verdict>) -> Verdict {
+        match outcome {
+            Outcome::Left => as_answer.unwrap_or(Verdict::Routed),
+            Outcome::Waits => as_answer.unwrap_or(Verdict::Routed),
+            Outcome::TooBig => Verdict::Dropped(DropReason::FragmentRefused),
+        }
+    }
+}
