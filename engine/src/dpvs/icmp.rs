@@ -254,7 +254,7 @@ impl Director {
         let Some(IpAddr::V6(source)) = self.link.source_for(&way, destination.into()) else { return };
         let quote = &about.bytes[..about.bytes.len().min(LONGEST_ERROR6 - 40 - ICMP_HEADER)];
         let header = ipv6_header(Protocol::ICMPV6, source, destination, ICMP_HEADER + quote.len(), 0, 64);
-        let mut bytes = header.to_vec();
+        let mut bytes = header;
         bytes.extend([kind, 0, 0, 0]);
         bytes.extend(rest.to_be_bytes());
         bytes.extend(quote);
@@ -283,7 +283,7 @@ impl Director {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 ipv4_header(Protocol::ICMP, from, to, 20 + length, packet.traffic_class(), false, 64).to_vec()
             }
-            (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(Protocol::ICMPV6, from, to, length, 0, 64).to_vec(),
+            (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(Protocol::ICMPV6, from, to, length, 0, 64),
             _ => return taken,
         };
         let header = bytes.len();

@@ -1,23 +1,23 @@
 //! The ports of the director: addresses, routes, neighbours (ARP and ND), and how packets leave
 //! (reference/dpvs-fullnat.md sections 8 and 16).
 
-use super::wire::{Origin, Packet, ipv6_header};
-use crate::config::{Address, Interface, InterfaceId, MacAddr, NeighbourEntry, Network, Protocol, Route, RouteKind};
+use super::wire::{Origin, Packet};
+use crate::config::{Address, Interface, InterfaceId, MacAddr, NeighbourEntry, Network, Route, RouteKind};
 use crate::draws::{Draw, Draws};
 use crate::output::{DrawnField, Output};
 use crate::time::Nanos;
-use crate::verdict::{DropReason, LocalAnswer, Verdict};
+use crate::verdict::DropReason;
 use foldhash::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Ports, addresses, routes, neighbours.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     interfaces: Vec<Interface>,
     routes: Vec<Route>,
-    neighbours: HashMap<(InterfaceId, IpAddr), Neighbour>,
+    pub(super) neighbours: HashMap<(InterfaceId, IpAddr), Neighbour>,
     queue_length: usize,
-    reachable: Nanos,
+    pub(super) reachable: Nanos,
     built: u64,
     /// What happens now is a timer's doing.
     pub(super) late: bool,
@@ -36,9 +36,12 @@ pub(super) struct Way {
     pub(super) source: Option<IpAddr>,
 }
 
+/// What is known of a neighbour.
 #[derive(Clone, Debug)]
-enum Neighbour {
+pub(super) enum Neighbour {
+    /// Its MAC address, until then; static ones never age.
     Known { mac: MacAddr, until: Nanos },
+    /// It was asked for; packets wait for its answer until then.
     Asked { until: Nanos, queue: Vec<Packet> },
 }
 
@@ -55,11 +58,6 @@ pub(super) enum Sent {
 
 /// How long an unanswered request keeps its queue: 3 s of asking and 2 s of decay.
 const UNANSWERED: Nanos = Nanos::from_secs(5);
-const ARP: u16 = 0x0806;
-const ARP_REQUEST: u16 = 1;
-const ARP_REPLY: u16 = 2;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 
 impl Link {
     /// The ports as described. The link-local IPv6 address of each port is added, as DPVS does by itself.
@@ -162,7 +160,8 @@ impl Link {
             .any(|port| port.addresses.iter().any(|own| own.address == address) || address == IpAddr::V6(link_local(port.mac)))
     }
 
-    fn owns(&self, interface: InterfaceId, address: IpAddr) -> bool {
+    /// Whether an address is one of a port's own.
+    pub(super) fn owns(&self, interface: InterfaceId, address: IpAddr) -> bool {
         self.interface(interface).is_some_and(|port| {
             port.addresses.iter().any(|own| own.address == address) || address == IpAddr::V6(link_local(port.mac))
         })
@@ -298,220 +297,15 @@ impl Link {
         }
     }
 
-    /// Asks who has the next hop, once.
-    fn ask(&self, way: &Way, now: Nanos, out: &mut Output) {
-        let mac = self.mac(way.interface);
-        match way.next_hop {
-            IpAddr::V4(target) => {
-                let Some(IpAddr::V4(own)) = self.source_for(way, way.next_hop) else { return };
-                let frame = arp_frame(MacAddr::BROADCAST, mac, ARP_REQUEST, (mac, own), (MacAddr::ZERO, target));
-                out.emit(now, way.interface, |bytes| {
-                    bytes.extend(frame);
-                    bytes.extend([0; 18]);
-                });
-            }
-            IpAddr::V6(target) => {
-                let addresses = self.interface(way.interface).map_or(&[][..], |port| &port.addresses);
-                let near = addresses.iter().find(|own| Network::new(own.address, own.prefix_len).contains(way.next_hop));
-                let own = match near.map(|own| own.address) {
-                    Some(IpAddr::V6(own)) => own,
-                    _ => link_local(mac),
-                };
-                let packet = solicitation(own, target, Some(mac), self.origin(way.interface, now));
-                self.emit(&packet, way.interface, group_mac(solicited_node(target)), mac, now, out);
-                return;
-            }
-        }
-        if self.late {
-            out.late();
-        }
-    }
-
-    /// Sends the neighbour solicitation of duplicate address detection for a new IPv6 address.
-    pub(super) fn detect_duplicate(&self, interface: InterfaceId, address: Ipv6Addr, now: Nanos, out: &mut Output) {
-        let packet = solicitation(Ipv6Addr::UNSPECIFIED, address, None, self.origin(interface, now));
-        self.emit(&packet, interface, group_mac(solicited_node(address)), self.mac(interface), now, out);
-    }
-
     /// A packet's origin when the director builds it without a cause.
     pub(super) fn origin(&self, interface: InterfaceId, time: Nanos) -> Origin {
         let mac = self.mac(interface);
         Origin { time, interface, source_mac: mac, destination_mac: mac }
     }
-
-    /// Takes an ARP frame in: requests for own addresses are answered, whatever the frame's destination; replies to own
-    /// addresses are learned.
-    pub(super) fn receive_arp(&mut self, frame: &[u8], origin: &Origin, out: &mut Output) -> Verdict {
-        let Some(body) = frame.get(14..42) else { return Verdict::Dropped(DropReason::LinkTruncated) };
-        let address = |at: usize| Ipv4Addr::new(body[at], body[at + 1], body[at + 2], body[at + 3]);
-        let mac = |at: usize| MacAddr([body[at], body[at + 1], body[at + 2], body[at + 3], body[at + 4], body[at + 5]]);
-        let ethernet_ipv4 = body[..6] == [0, 1, 8, 0, 6, 4];
-        let (operation, sender_mac, sender, target) = (u16::from_be_bytes([body[6], body[7]]), mac(8), address(14), address(24));
-        if !ethernet_ipv4 || !self.owns(origin.interface, target.into()) {
-            return Verdict::Dropped(DropReason::ArpIgnored);
-        }
-        match operation {
-            ARP_REQUEST => {
-                let own = self.mac(origin.interface);
-                let reply = arp_frame(sender_mac, own, ARP_REPLY, (own, target), (sender_mac, sender));
-                out.emit(origin.time, origin.interface, |bytes| bytes.extend(reply));
-                Verdict::Local(LocalAnswer::ArpReply)
-            }
-            ARP_REPLY => {
-                self.learn(origin.interface, sender.into(), sender_mac, origin.time, out);
-                Verdict::Local(LocalAnswer::NeighbourLearned)
-            }
-            _ => Verdict::Dropped(DropReason::ArpIgnored),
-        }
-    }
-
-    /// A neighbour said where it is: what waited for it leaves.
-    fn learn(&mut self, interface: InterfaceId, address: IpAddr, mac: MacAddr, now: Nanos, out: &mut Output) {
-        let key = (interface, address);
-        if let Some(Neighbour::Known { until: Nanos::NEVER, .. }) = self.neighbours.get(&key) {
-            return;
-        }
-        let before = self.neighbours.insert(key, Neighbour::Known { mac, until: now + self.reachable });
-        if let Some(Neighbour::Asked { until, queue }) = before
-            && until > now
-        {
-            let own = self.mac(interface);
-            for packet in &queue {
-                self.emit(packet, interface, mac, own, now, out);
-            }
-        }
-    }
-
-    /// Takes neighbour discovery in (RFC 4861); none for other ICMPv6.
-    pub(super) fn receive_discovery(&mut self, packet: &Packet, out: &mut Output) -> Option<Verdict> {
-        let kind = packet.u8(packet.transport);
-        if !matches!(kind, NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT) {
-            return None;
-        }
-        let valid = packet.ttl() == 255 && packet.checksum_is_right() && packet.length() >= packet.transport + 24;
-        if !valid {
-            return Some(Verdict::Dropped(DropReason::BadIcmpChecksum));
-        }
-        let origin = packet.origin;
-        let mut target = [0; 16];
-        for (slot, at) in target.iter_mut().zip(packet.transport + 8..) {
-            *slot = packet.u8(at);
-        }
-        let target = Ipv6Addr::from(target);
-        let wanted = if kind == NEIGHBOUR_SOLICITATION { 1 } else { 2 };
-        let mac = link_layer_option(packet, packet.transport + 24, wanted);
-        if kind == NEIGHBOUR_ADVERTISEMENT {
-            if let Some(mac) = mac {
-                self.learn(origin.interface, target.into(), mac, origin.time, out);
-            }
-            return Some(Verdict::Local(LocalAnswer::NeighbourLearned));
-        }
-        if !self.owns(origin.interface, target.into()) {
-            return Some(Verdict::Dropped(DropReason::ArpIgnored));
-        }
-        let IpAddr::V6(asker) = packet.source() else { return None };
-        let detection = asker.is_unspecified();
-        if let (Some(mac), false) = (mac, detection) {
-            self.learn(origin.interface, asker.into(), mac, origin.time, out);
-        }
-        let (destination, destination_mac, flags) = if detection {
-            let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-            (everybody, group_mac(everybody), OVERRIDE)
-        } else {
-            (asker, mac.unwrap_or(origin.source_mac), SOLICITED | OVERRIDE)
-        };
-        let own = self.mac(origin.interface);
-        let mut body = vec![NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
-        body.extend(target.octets());
-        body.extend([2, 1]);
-        body.extend(own.0);
-        let answer = icmp6(target, destination, &body, origin);
-        self.emit(&answer, origin.interface, destination_mac, own, origin.time, out);
-        Some(Verdict::Local(LocalAnswer::NeighbourAdvertisement))
-    }
-}
-
-/// Flags of a neighbour advertisement. DPVS does not set the router flag (recordings/dpvs-1.10/fnat6-icmp).
-const SOLICITED: u8 = 0x40;
-const OVERRIDE: u8 = 0x20;
-
-fn link_layer_option(packet: &Packet, start: usize, wanted: u8) -> Option<MacAddr> {
-    let mut at = start;
-    while at + 8 <= packet.bytes.len() {
-        let length = usize::from(packet.u8(at + 1)) * 8;
-        if packet.u8(at) == wanted && length == 8 {
-            let mut mac = [0; 6];
-            for (slot, from) in mac.iter_mut().zip(at + 2..) {
-                *slot = packet.u8(from);
-            }
-            return Some(MacAddr(mac));
-        }
-        if length == 0 {
-            return None;
-        }
-        at += length;
-    }
-    None
-}
-
-/// A neighbour solicitation; without `mac` it has no source link-layer address option.
-fn solicitation(source: Ipv6Addr, target: Ipv6Addr, mac: Option<MacAddr>, origin: Origin) -> Packet {
-    let mut body = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
-    body.extend(target.octets());
-    if let Some(mac) = mac {
-        body.extend([1, 1]);
-        body.extend(mac.0);
-    }
-    icmp6(source, solicited_node(target), &body, origin)
-}
-
-fn icmp6(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8], origin: Origin) -> Packet {
-    let mut bytes = ipv6_header(Protocol::ICMPV6, source, destination, body.len(), 0, 255).to_vec();
-    bytes.extend(body);
-    let mut packet = Packet::build(bytes, Protocol::ICMPV6, 40, origin);
-    packet.finish();
-    packet
-}
-
-fn arp_frame(
-    destination: MacAddr,
-    source: MacAddr,
-    operation: u16,
-    sender: (MacAddr, Ipv4Addr),
-    target: (MacAddr, Ipv4Addr),
-) -> [u8; 42] {
-    let mut frame = [0; 42];
-    let parts: [&[u8]; 9] = [
-        &destination.0,
-        &source.0,
-        &ARP.to_be_bytes(),
-        &[0, 1, 8, 0, 6, 4],
-        &operation.to_be_bytes(),
-        &sender.0.0,
-        &sender.1.octets(),
-        &target.0.0,
-        &target.1.octets(),
-    ];
-    for (slot, byte) in frame.iter_mut().zip(parts.into_iter().flatten()) {
-        *slot = *byte;
-    }
-    frame
-}
-
-/// ff02::1:ff00:0/104 with the address's last three bytes (RFC 4291 section 2.7.1).
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = address.octets();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
-}
-
-/// 33:33 and the group's last four bytes (RFC 2464 section 7).
-fn group_mac(group: Ipv6Addr) -> MacAddr {
-    let [.., a, b, c, d] = group.octets();
-    MacAddr([0x33, 0x33, a, b, c, d])
 }
 
 /// The link-local address that a port has by its MAC address (RFC 4291 appendix A).
-fn link_local(mac: MacAddr) -> Ipv6Addr {
+pub(super) fn link_local(mac: MacAddr) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
     let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))

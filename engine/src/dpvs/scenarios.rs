@@ -131,7 +131,7 @@ fn segment(from: &str, to: &str, flags: u8, numbers: (u32, u32), options: &[u8],
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             ipv4_header(Protocol::TCP, source, destination, 20 + length, 0, true, 64).to_vec()
         }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6_header(Protocol::TCP, source, destination, length, 0, 64).to_vec(),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6_header(Protocol::TCP, source, destination, length, 0, 64),
         _ => unreachable!("both ends have one family"),
     };
     let transport = bytes.len();
@@ -370,7 +370,7 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
                 (IpAddr::V4(from), IpAddr::V4(to)) => {
                     ipv4_header(protocol, from, to, 20 + body.len(), 0, rest.len() % 2 == 0, 64).to_vec()
                 }
-                (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(protocol, from, to, body.len(), 0, 64).to_vec(),
+                (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(protocol, from, to, body.len(), 0, 64),
                 _ => unreachable!("both ends have one family"),
             };
             bytes.extend(body);

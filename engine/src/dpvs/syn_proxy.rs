@@ -426,7 +426,7 @@ pub(super) fn segment(
     let length = tcp::HEADER + options.len();
     let mut bytes = match (source.ip(), destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => ipv4_header(Protocol::TCP, from, to, 20 + length, 0, true, OWN_TTL).to_vec(),
-        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(Protocol::TCP, from, to, length, 0, OWN_TTL).to_vec(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipv6_header(Protocol::TCP, from, to, length, 0, OWN_TTL),
         // A packet has one family.
         _ => Vec::new(),
     };

@@ -47,7 +47,7 @@ impl Director {
                     Some(IpAddr::V6(source)) => source,
                     _ => Ipv6Addr::UNSPECIFIED,
                 };
-                ipv6_header(protocol, source, destination, length, packet.u32(0) & 0x0fff_ffff, ttl).to_vec()
+                ipv6_header(protocol, source, destination, length, packet.u32(0) & 0x0fff_ffff, ttl)
             }
             // DPVS has no IPv4 in IPv6.
             IpAddr::V6(_) => return Verdict::Dropped(DropReason::Unanswered),

@@ -1,7 +1,7 @@
 //! UOA: the client's address in front of a UDP datagram (reference/dpvs-fullnat.md section 10).
 
 use super::toa::address_option;
-use super::wire::{Packet, fold, ipv4_header, ipv6_header, sum};
+use super::wire::{Packet, ipv4_header, ipv6_header};
 use crate::config::{Protocol, UoaMode};
 use std::net::{IpAddr, SocketAddr};
 
@@ -83,7 +83,7 @@ fn standalone(original: &Packet, carrier: &[u8], option_protocol: bool) -> Packe
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let label = original.u32(0) & 0x0fff_ffff;
-            ipv6_header(OPTION_PROTOCOL, from, to, payload, label, ttl).to_vec()
+            ipv6_header(OPTION_PROTOCOL, from, to, payload, label, ttl)
         }
         // A packet has one family.
         _ => Vec::new(),
@@ -92,15 +92,12 @@ fn standalone(original: &Packet, carrier: &[u8], option_protocol: bool) -> Packe
     let transport = bytes.len();
     let (from, to) = (source.port().to_be_bytes(), destination.port().to_be_bytes());
     bytes.extend([from[0], from[1], to[0], to[1], 0, UDP_HEADER as u8, 0, 0]);
-    if source.is_ipv6()
-        && let Some(addresses) = bytes.get(8..40)
-    {
-        let udp = bytes.get(transport..).unwrap_or(&[]);
-        let checksum = !fold(sum(addresses) + u64::from(Protocol::UDP.0) + UDP_HEADER as u64 + sum(udp));
-        bytes.truncate(transport + 6);
-        bytes.extend(if checksum == 0 { 0xffff } else { checksum }.to_be_bytes());
-    }
     let mut packet = Packet::build(bytes, Protocol::UDP, transport, original.origin);
-    packet.finish_ip();
+    if source.is_ipv6() {
+        packet.finish();
+    } else {
+        // Over IPv4 it goes without UDP checksum.
+        packet.finish_ip();
+    }
     packet
 }

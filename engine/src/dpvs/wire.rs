@@ -4,6 +4,9 @@
 use crate::config::{InterfaceId, MacAddr, Protocol};
 use crate::draws::Draw;
 use crate::output::{DrawnField, DrawnKind};
+use crate::packet::checksum::{self, Sum, internet, is_right, pseudo_header};
+use crate::packet::ipv4::Ipv4Fields;
+use crate::packet::ipv6::Ipv6Fields;
 use crate::time::Nanos;
 use crate::verdict::DropReason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -68,7 +71,7 @@ impl Packet {
         if header < 20 || bytes.len() < header {
             return Err(DropReason::BadIpHeader);
         }
-        if fold(sum(&bytes[..header])) != 0xffff {
+        if !is_right(Sum::new().bytes(&bytes[..header])) {
             return Err(DropReason::BadIpChecksum);
         }
         let length = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
@@ -136,7 +139,7 @@ impl Packet {
         };
         if packet.cut > 0 && packet.checksum_offset().is_some_and(|at| packet.u16(at) != 0) {
             // What is missing must bring the sum to all ones.
-            packet.cut_sum = !fold(packet.transport_sum());
+            packet.cut_sum = packet.transport_sum().checksum();
         }
         Ok(packet)
     }
@@ -330,32 +333,27 @@ impl Packet {
     }
 
     /// The sum of the pseudo header and everything from the transport header on.
-    fn transport_sum(&self) -> u64 {
+    fn transport_sum(&self) -> Sum {
         let body = self.bytes.get(self.transport..).unwrap_or(&[]);
-        let length = (self.length() - self.transport.min(self.length())) as u64;
+        let length = self.length() - self.transport.min(self.length());
         let pseudo = match self.protocol {
-            Protocol::ICMP => 0,
-            protocol => {
-                let addresses = if self.is_ipv4() { self.bytes.get(12..20) } else { self.bytes.get(8..40) };
-                sum(addresses.unwrap_or(&[])) + u64::from(protocol.0) + length
-            }
+            Protocol::ICMP => Sum::new(),
+            protocol => pseudo_header(self.source(), self.destination(), protocol.0, length),
         };
-        pseudo + sum(body) + u64::from(self.cut_sum)
+        pseudo.bytes(body).word(self.cut_sum)
     }
 
     /// Whether the transport checksum is right; for a cut packet that can't be told and counts as right.
     pub(super) fn checksum_is_right(&self) -> bool {
-        self.cut > 0 || fold(self.transport_sum()) == 0xffff
+        self.cut > 0 || is_right(self.transport_sum())
     }
 
     /// Computes the transport checksum afresh (TCP, UDP, ICMP; the CRC of SCTP), and the IPv4 header's.
     pub(super) fn finish(&mut self) {
         if let Some(at) = self.checksum_offset() {
             self.put(at, &[0, 0]);
-            let checksum = match !fold(self.transport_sum()) {
-                0 if self.protocol == Protocol::UDP => 0xffff,
-                checksum => checksum,
-            };
+            let sum = self.transport_sum();
+            let checksum = if self.protocol == Protocol::UDP { sum.udp_checksum() } else { sum.checksum() };
             self.put(at, &checksum.to_be_bytes());
         } else if self.protocol == Protocol::SCTP
             && self.cut == 0
@@ -377,8 +375,7 @@ impl Packet {
     pub(super) fn sctp_crc(&self) -> Option<[u8; 4]> {
         let body = self.bytes.get(self.transport..)?;
         let (head, tail) = (body.get(..8)?, body.get(12..)?);
-        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(head), &[0; 4]), tail);
-        Some(crc.to_le_bytes())
+        Some(checksum::sctp(&[head, &[0; 4], tail]))
     }
 
     /// Says that four bytes, at an offset from the transport header, are a known number plus or minus a draw.
@@ -392,21 +389,6 @@ impl Packet {
     }
 }
 
-/// The sum of 16-bit words; an odd last byte counts as the high half of a word.
-pub(super) fn sum(bytes: &[u8]) -> u64 {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let pairs: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
-    pairs + rest.first().map_or(0, |byte| u64::from(*byte) << 8)
-}
-
-/// The end-around carry of RFC 1071.
-pub(super) fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    sum as u16
-}
-
 /// Computes the checksum of the IPv4 header at the start of `bytes` afresh; nothing if no whole header stands there.
 pub(super) fn finish_ipv4_header(bytes: &mut [u8]) {
     let header = bytes.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
@@ -414,11 +396,11 @@ pub(super) fn finish_ipv4_header(bytes: &mut [u8]) {
         return;
     }
     bytes[10..12].fill(0);
-    let checksum = !fold(sum(&bytes[..header]));
+    let checksum = internet(&bytes[..header]);
     bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// A 20-byte IPv4 header without checksum.
+/// An IPv4 header without options.
 pub(super) fn ipv4_header(
     protocol: Protocol,
     source: Ipv4Addr,
@@ -428,16 +410,8 @@ pub(super) fn ipv4_header(
     dont_fragment: bool,
     ttl: u8,
 ) -> [u8; 20] {
-    let mut header = [0; 20];
-    header[0] = 0x45;
-    header[1] = tos;
-    header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-    header[6] = if dont_fragment { 0x40 } else { 0 };
-    header[8] = ttl;
-    header[9] = protocol.0;
-    header[12..16].copy_from_slice(&source.octets());
-    header[16..20].copy_from_slice(&destination.octets());
-    header
+    let total_len = length as u16;
+    Ipv4Fields { tos, total_len, id: 0, dont_fragment, ttl, protocol: protocol.0, source, destination }.header()
 }
 
 /// An IPv6 header; `label` is traffic class and flow label, 28 bits.
@@ -448,14 +422,18 @@ pub(super) fn ipv6_header(
     payload: usize,
     label: u32,
     hop_limit: u8,
-) -> [u8; 40] {
-    let mut header = [0; 40];
-    header[..4].copy_from_slice(&(0x6000_0000 | label & 0x0fff_ffff).to_be_bytes());
-    header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
-    header[6] = protocol.0;
-    header[7] = hop_limit;
-    header[8..24].copy_from_slice(&source.octets());
-    header[24..40].copy_from_slice(&destination.octets());
+) -> Vec<u8> {
+    let mut header = Vec::with_capacity(40);
+    let fields = Ipv6Fields {
+        traffic_class: (label >> 20) as u8,
+        flow_label: label & 0x000f_ffff,
+        payload_len: payload as u16,
+        next_header: protocol.0,
+        hop_limit,
+        source,
+        destination,
+    };
+    fields.write(&mut header);
     header
 }
 
@@ -475,7 +453,7 @@ mod tests {
         let mut bytes = if four {
             ipv4_header(Protocol::TCP, Ipv4Addr::new(1, 2, 3, 4), Ipv4Addr::new(5, 6, 7, 8), 20 + body, 0, true, 64).to_vec()
         } else {
-            ipv6_header(Protocol::TCP, Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED, body, 0, 64).to_vec()
+            ipv6_header(Protocol::TCP, Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED, body, 0, 64)
         };
         let transport = bytes.len();
         bytes.extend([0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0x50, 0x10, 0, 9, 0, 0, 0, 0]);

@@ -1,0 +1,100 @@
+//! The end of connections: timers, what is given back, the RSTs at expiry (reference/dpvs-fullnat.md section 12).
+
+use super::connection::{Connection, ConnectionId, Path};
+use super::director::Director;
+use super::state::{State, flag};
+use super::syn_proxy::segment;
+use super::wire::{Packet, tcp};
+use crate::config::{InterfaceId, Protocol};
+use crate::draws::Draw;
+use crate::output::{DrawnKind, Output};
+use crate::time::Nanos;
+
+impl Director {
+    /// Starts a connection's timer anew, with the time of its state.
+    pub(super) fn refresh(&mut self, connection: &mut Connection) {
+        let seconds = connection.state.seconds(&self.settings.timeouts, connection.timeout);
+        connection.timer_starts += 1;
+        let jitter = Nanos(self.draws.value(connection.jitter()));
+        connection.expires = self.now + Nanos::from_secs(u64::from(seconds)) + jitter;
+    }
+
+    /// Counts a connection as active or inactive by its state.
+    pub(super) fn count_state(&mut self, connection: &mut Connection) {
+        let active = connection.state.is_active();
+        if active != connection.active {
+            connection.active = active;
+            self.services.set_active(connection.server, active);
+        }
+    }
+
+    /// Gives back what a connection holds.
+    pub(super) fn release(&mut self, connection: &Connection) {
+        self.services.unbind(connection.server, connection.active);
+        let Some((address, port)) = connection.port else { return };
+        self.pools_of(address).give_back(port);
+        if let Some(service) = self.services.service_mut(connection.service)
+            && let Some(local) = service.locals.get_mut(address)
+        {
+            local.connections = local.connections.saturating_sub(1);
+        }
+    }
+
+    /// A connection's time is over.
+    pub(super) fn expire(&mut self, id: ConnectionId, mut connection: Box<Connection>, out: &mut Output) {
+        if self.retry_opening(&mut connection, out) {
+            self.connections.reschedule(id, &connection);
+            self.connections.put_back(id, connection);
+            return;
+        }
+        let translated = !connection.is_one_way();
+        if connection.protocol == Protocol::TCP && translated && connection.state == State::Established {
+            self.reset_both(&connection, out);
+        }
+        self.connections.forget(id, &connection);
+        self.release(&connection);
+        self.note_expired(&connection);
+    }
+
+    /// The RSTs of an established connection that expires: to the real server, then to the client.
+    fn reset_both(&mut self, connection: &Connection, out: &mut Output) {
+        let origin = self.link.origin(InterfaceId(0), self.now);
+        let numbers = (connection.server_acknowledged, 0);
+        let to_server = segment((connection.local, connection.real), origin, numbers, flag::RST, 0, &[]);
+        let ends = (connection.service_end, connection.client);
+        let mut sequence = connection.server_next;
+        let difference = connection.handshake.as_ref().and_then(|handshake| handshake.difference());
+        if let Some((_, difference)) = difference {
+            sequence = sequence.wrapping_add(difference);
+        }
+        let offset = if connection.is_fullnat() {
+            (self.draws.value(Draw::SequenceOffset(connection.number)) as u32).wrapping_add(connection.inserted)
+        } else {
+            0
+        };
+        let mut to_client = segment(ends, origin, (sequence, 0_u32.wrapping_sub(offset)), flag::RST, 0, &[]);
+        if connection.is_fullnat() {
+            to_client.mark(tcp::ACKNOWLEDGEMENT, Draw::SequenceOffset(connection.number), DrawnKind::Minus);
+        }
+        if let Some((attempt, _)) = difference {
+            to_client.mark(tcp::SEQUENCE, Draw::SynCookie(attempt), DrawnKind::Plus);
+        }
+        for (mut packet, path) in [(to_server, connection.server_path), (to_client, connection.client_path)] {
+            packet.finish();
+            self.link.leave_identification(&mut packet, &self.draws);
+            self.send_built(packet, path, out);
+        }
+    }
+
+    /// Sends a packet that the director built: by a connection's fast path, else as it is routed.
+    fn send_built(&mut self, packet: Packet, path: Option<Path>, out: &mut Output) {
+        match path {
+            Some(path) => self.link.emit(&packet, path.interface, path.peer, path.own, self.now, out),
+            None => {
+                if let Some(way) = self.link.route(packet.destination()) {
+                    let _ = self.link.send(packet, &way, self.now, out);
+                }
+            }
+        }
+    }
+}
