@@ -2,7 +2,8 @@
 
 use super::{Candidate, Scheduler, Wanted, least_loaded};
 use crate::time::Nanos;
-use foldhash::HashMap;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// The cache stores nothing more when it holds this many.
@@ -12,16 +13,19 @@ const MANY: usize = 16_384;
 /// A shrinking timer drops this many at most.
 const MOST_DROPPED: usize = 8_192;
 /// What was unused for this long may be dropped early.
-const IDLE: Nanos = Nanos::from_secs(360);
+pub const IDLE: Nanos = Nanos::from_secs(360);
 /// The timer's period.
 const PERIOD: Nanos = Nanos::from_secs(60);
 /// Every so many periods the expiration is applied.
 const FULL_CHECK: u32 = 30;
 
+/// By destination. The seed is fixed, so that two runs forget alike.
+pub type Cache<Entry> = HashMap<IpAddr, Entry, FixedState>;
+
 /// The cache.
 #[derive(Clone, Debug, Default)]
 pub struct Lblc {
-    entries: HashMap<IpAddr, Entry>,
+    entries: Cache<Entry>,
     timer: CacheTimer,
 }
 
@@ -63,7 +67,7 @@ impl CacheTimer {
         }
         self.next = Some(next + PERIOD);
         self.counter += 1;
-        if self.counter % FULL_CHECK == 0 {
+        if self.counter >= FULL_CHECK {
             self.counter = 0;
             return Some((next, Sweep::Expired));
         }

@@ -1,18 +1,13 @@
 //! Locality-based least connections with replication (reference/linux-ipvs.md section 5.13): a set of servers a destination.
 
-use super::lblc::{CacheTimer, FULL, Sweep, busy};
+use super::lblc::{Cache, CacheTimer, FULL, IDLE, Sweep, busy};
 use super::{Candidate, Scheduler, Wanted, least_loaded};
 use crate::time::Nanos;
-use foldhash::HashMap;
-use std::net::IpAddr;
-
-/// What was unused for this long may be dropped early.
-const IDLE: Nanos = Nanos::from_secs(360);
 
 /// The cache.
 #[derive(Clone, Debug, Default)]
 pub struct Lblcr {
-    entries: HashMap<IpAddr, Entry>,
+    entries: Cache<Entry>,
     timer: CacheTimer,
 }
 
@@ -30,7 +25,7 @@ fn members<'a>(set: &'a [u32], list: &'a [Candidate]) -> impl Iterator<Item = (u
 }
 
 fn heavier(a: &Candidate, b: &Candidate) -> bool {
-    u128::from(a.overhead()) * u128::from(b.weight) > u128::from(b.overhead()) * u128::from(a.weight)
+    u64::from(a.overhead()) * u64::from(b.weight) > u64::from(b.overhead()) * u64::from(a.weight)
 }
 
 fn least(set: &[u32], list: &[Candidate]) -> Option<usize> {

@@ -8,9 +8,7 @@ pub struct Lc;
 
 impl Scheduler for Lc {
     fn schedule(&mut self, list: &[Candidate], _: Wanted<'_>) -> Option<usize> {
-        // The kernel compares 32-bit numbers.
-        let load = |candidate: &Candidate| candidate.overhead() as u32;
-        list.iter().enumerate().filter(|(_, c)| c.usable()).min_by_key(|(_, c)| load(c)).map(|(place, _)| place)
+        list.iter().enumerate().filter(|(_, c)| c.usable()).min_by_key(|(_, c)| c.overhead()).map(|(place, _)| place)
     }
 }
 

@@ -96,7 +96,7 @@ impl Scheduler for Mh {
         if let Some(place) = at(first) {
             return Some(place);
         }
-        if !self.flags.fallback || self.table.is_empty() {
+        if !self.flags.fallback || self.table.is_empty() || !list.iter().any(Candidate::usable) {
             return None;
         }
         (0..TABLE_SIZE).find_map(|round| at(slot(wanted.client, port, ((round + first) % TABLE_SIZE) as u32)))
@@ -114,6 +114,10 @@ impl Scheduler for Mh {
 
     fn updated(&mut self, list: &[Candidate]) {
         self.init(list);
+    }
+
+    fn set_flags(&mut self, flags: SchedulerFlags) {
+        self.flags = flags;
     }
 }
 

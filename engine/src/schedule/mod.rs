@@ -53,9 +53,10 @@ impl Candidate {
         !self.overloaded && self.weight > 0
     }
 
-    /// The classic overhead of section 5.0: an active connection weighs 256, an inactive one 1.
-    pub fn overhead(&self) -> u64 {
-        256 * u64::from(self.active) + u64::from(self.inactive)
+    /// The classic overhead of section 5.0: an active connection weighs 256, an inactive one 1. The kernel counts it in 32
+    /// bits.
+    pub fn overhead(&self) -> u32 {
+        self.active.wrapping_mul(256).wrapping_add(self.inactive)
     }
 }
 
@@ -74,6 +75,8 @@ pub struct Wanted<'a> {
     pub now: Nanos,
     /// lblc_expiration or lblcr_expiration.
     pub expiration: Nanos,
+    /// How many connections of the director were chosen a server by drawing so far.
+    pub drawn: u64,
     /// Random draws.
     pub draws: &'a Draws,
 }
@@ -98,6 +101,9 @@ pub trait Scheduler {
 
     /// A server's settings changed.
     fn updated(&mut self, _list: &[Candidate]) {}
+
+    /// The service's scheduler flags changed, the scheduler did not: they hold from the next connection on.
+    fn set_flags(&mut self, _flags: SchedulerFlags) {}
 
     /// Time passes: caches expire.
     fn advance(&mut self, _now: Nanos, _expiration: Nanos) {}
@@ -151,7 +157,7 @@ impl ServiceScheduler {
             SchedulerKind::Fo => ServiceScheduler::Fo(fo::Fo),
             SchedulerKind::Ovf => ServiceScheduler::Ovf(ovf::Ovf),
             SchedulerKind::Mh => ServiceScheduler::Mh(mh::Mh::new(flags)),
-            SchedulerKind::Twos => ServiceScheduler::Twos(twos::Twos::default()),
+            SchedulerKind::Twos => ServiceScheduler::Twos(twos::Twos),
             // conhash is DPVS's own, see dpvs/.
             SchedulerKind::Conhash | SchedulerKind::None => ServiceScheduler::None(Never),
         }
@@ -182,14 +188,19 @@ impl ServiceScheduler {
     pub fn remembers(&self) -> bool {
         matches!(self, ServiceScheduler::Lblc(_) | ServiceScheduler::Lblcr(_))
     }
+
+    /// Whether its choices are drawn.
+    pub fn draws(&self) -> bool {
+        matches!(self, ServiceScheduler::Twos(_))
+    }
 }
 
 /// The least loaded usable server by `cost / weight`, compared by cross-multiplication; the earlier one of equals.
-pub fn least_loaded(list: &[Candidate], cost: impl Fn(&Candidate) -> u64) -> Option<usize> {
+pub fn least_loaded(list: &[Candidate], cost: impl Fn(&Candidate) -> u32) -> Option<usize> {
     let mut best: Option<(usize, &Candidate)> = None;
     for (index, candidate) in list.iter().enumerate().filter(|(_, candidate)| candidate.usable()) {
         let better = best.is_none_or(|(_, best)| {
-            u128::from(cost(best)) * u128::from(candidate.weight) > u128::from(cost(candidate)) * u128::from(best.weight)
+            u64::from(cost(best)) * u64::from(candidate.weight) > u64::from(cost(candidate)) * u64::from(best.weight)
         });
         if better {
             best = Some((index, candidate));
@@ -248,6 +259,7 @@ pub(crate) mod testing {
             protocol: Protocol::TCP,
             now: Nanos(0),
             expiration: Nanos::from_secs(86_400),
+            drawn: 0,
             draws,
         }
     }

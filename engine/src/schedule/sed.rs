@@ -7,8 +7,8 @@ use super::{Candidate, Scheduler, Wanted, least_loaded};
 pub struct Sed;
 
 /// The delay that one more connection would see, before division by the weight.
-pub fn delay(candidate: &Candidate) -> u64 {
-    u64::from(candidate.active) + 1
+pub fn delay(candidate: &Candidate) -> u32 {
+    candidate.active.saturating_add(1)
 }
 
 impl Scheduler for Sed {

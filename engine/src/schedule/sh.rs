@@ -35,7 +35,7 @@ impl Scheduler for Sh {
         if let Some(place) = self.usable(list, hash) {
             return Some(place);
         }
-        if !self.flags.fallback {
+        if !self.flags.fallback || !list.iter().any(Candidate::usable) {
             return None;
         }
         (0..=255u8).find_map(|round| self.usable(list, round.wrapping_add(hash).wrapping_add(hash)))
@@ -52,6 +52,10 @@ impl Scheduler for Sh {
 
     fn updated(&mut self, list: &[Candidate]) {
         self.init(list);
+    }
+
+    fn set_flags(&mut self, flags: SchedulerFlags) {
+        self.flags = flags;
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Ipvs {
     tcp_timeouts: [u32; 11],
     udp_timeout: u32,
     drop_counter: i64,
+    /// How many connections were chosen a server by drawing.
+    drawn: u64,
     candidates: Vec<Candidate>,
     persistence_data: HashMap<ConnectionId, Vec<u8>>,
     sip_templates: HashMap<persistence::SipKey, ConnectionId>,
@@ -109,6 +111,7 @@ impl Ipvs {
             tcp_timeouts: tcp::TIMEOUTS,
             udp_timeout: UDP_TIMEOUT,
             drop_counter: 0,
+            drawn: 0,
             candidates: Vec::new(),
             persistence_data: HashMap::new(),
             sip_templates: HashMap::new(),
@@ -274,7 +277,7 @@ impl Ipvs {
             }
         }
         let Some(service) = self.find_service(opening.mark, &opening.flow) else { return Err(Unscheduled::Accept) };
-        if vs.drop_packet == 3 {
+        if vs.drop_packet == 3 && vs.am_droprate != 0 {
             self.drop_counter -= 1;
             if self.drop_counter <= 0 {
                 self.drop_counter = i64::from(vs.am_droprate);
@@ -357,8 +360,10 @@ impl Ipvs {
             protocol: Protocol(flow.protocol),
             now,
             expiration,
+            drawn: self.drawn,
             draws,
         };
+        self.drawn += u64::from(entry.scheduler.draws());
         let remembers = entry.scheduler.remembers();
         let scheduler = entry.scheduler.as_scheduler();
         if remembers {

@@ -211,8 +211,7 @@ impl Services {
                 if self.by_key(service).is_some() {
                     return Err(CommandError::ServiceExists(service.clone()));
                 }
-                let mut scheduler = ServiceScheduler::new(settings.scheduler, settings.flags);
-                scheduler.as_scheduler().init(&[]);
+                let scheduler = fresh_scheduler(settings, &[], now);
                 // A service that comes back gets its old number, so that its removed servers are found again.
                 let old = self.all.iter().position(|old| old.key == *service);
                 let fresh = Service {
@@ -231,14 +230,12 @@ impl Services {
             Command::EditService { service, settings } => {
                 check_service(service, settings)?;
                 let number = self.known(service)?;
-                let other = {
-                    let old = &self.all[number as usize].settings;
-                    old.scheduler != settings.scheduler
-                };
-                let flags_changed = self.all[number as usize].settings.flags != settings.flags;
-                self.all[number as usize].settings = settings.clone();
-                if other || flags_changed {
-                    self.rebind(number, settings);
+                let entry = &mut self.all[number as usize];
+                let old = std::mem::replace(&mut entry.settings, settings.clone());
+                if old.scheduler != settings.scheduler {
+                    self.rebind(number, settings, now);
+                } else {
+                    entry.scheduler.as_scheduler().set_flags(settings.flags);
                 }
             }
             Command::DeleteService { service } => {
@@ -356,12 +353,10 @@ impl Services {
         }
     }
 
-    fn rebind(&mut self, number: u32, settings: &ServiceSettings) {
+    fn rebind(&mut self, number: u32, settings: &ServiceSettings, now: Nanos) {
         let mut list = Vec::new();
         self.candidates(number, &mut list);
-        let mut scheduler = ServiceScheduler::new(settings.scheduler, settings.flags);
-        scheduler.as_scheduler().init(&list);
-        self.all[number as usize].scheduler = scheduler;
+        self.all[number as usize].scheduler = fresh_scheduler(settings, &list, now);
     }
 
     fn notify(&mut self, number: u32, change: Change) {
@@ -418,6 +413,14 @@ impl Services {
         });
         views
     }
+}
+
+/// A scheduler as a service gets it; the timers of its caches start now.
+fn fresh_scheduler(settings: &ServiceSettings, list: &[Candidate], now: Nanos) -> ServiceScheduler {
+    let mut scheduler = ServiceScheduler::new(settings.scheduler, settings.flags);
+    scheduler.as_scheduler().init(list);
+    scheduler.as_scheduler().advance(now, Nanos::NEVER);
+    scheduler
 }
 
 enum Change {
