@@ -203,16 +203,22 @@ impl Director {
         verdict
     }
 
-    /// The cookie that an ACK proves, if it proves one.
-    fn proven(&self, packet: &Packet) -> Option<(u32, Attempt)> {
+    /// The cookie that an ACK proves, if it proves one. If it would prove another value, that is a doubt.
+    fn proven(&mut self, packet: &Packet) -> Option<(u32, Attempt)> {
         let (client, end) = packet.ends();
         let acknowledged = packet.u32(packet.transport + tcp::ACKNOWLEDGEMENT);
         let sequence = packet.u32(packet.transport + tcp::SEQUENCE);
         let service = self.services.at(Protocol::TCP, end).filter(|service| service.settings.dpvs.syn_proxy)?.number;
         let attempt = self.cookies.find((client, end), self.now)?;
         let cookie = self.draws.value(Draw::SynCookie(attempt.number)) as u32;
-        let proves = cookie.wrapping_add(1) == acknowledged && attempt.sequence.wrapping_add(1) == sequence;
-        proves.then_some((service, attempt))
+        if attempt.sequence.wrapping_add(1) != sequence {
+            return None;
+        }
+        if cookie.wrapping_add(1) != acknowledged {
+            self.doubt(Draw::SynCookie(attempt.number), u64::from(acknowledged.wrapping_sub(1)));
+            return None;
+        }
+        Some((service, attempt))
     }
 
     /// A connection that is closed, or nearly, is used again when the client opens a new one with a cookie.
