@@ -1,6 +1,6 @@
 //! A connection entry.
 
-use super::service::Server;
+use super::server::Server;
 use super::table::ClientKey;
 use super::tcp::Side;
 use super::{NEW_TIMEOUT, sctp, tcp};
@@ -28,8 +28,12 @@ pub struct Flags {
     pub no_client_port: bool,
     /// One-packet scheduling: never in the table's index, gone after its packet.
     pub one_packet: bool,
-    /// A newer entry with the same key hides it.
+    /// No packet finds it: a newer entry has the same key, or it ends in a moment.
     pub hidden: bool,
+    /// It hides an older entry with the same key.
+    pub covers: bool,
+    /// It ends in a moment, and is in no index any more.
+    pub detached: bool,
     /// A template that its persistence engine's data tells from others with the same addresses.
     pub by_data: bool,
     /// To the packet's own destination, without a server (cache_bypass).

@@ -3,16 +3,20 @@
 //! [`Ipvs`] is what the packet side asks: which connection is this packet of, which service wants it, which server does a new
 //! connection get; and what it tells: this packet passed, so states, timers and counters move on.
 
+mod command;
 mod connection;
 mod persistence;
 pub mod sctp;
+mod server;
 mod service;
 mod table;
 pub mod tcp;
 mod timer;
 
+pub use command::CommandError;
 pub use connection::{Advance, Connection, ConnectionId, Direction, Flags, StateRules, TransportEvent};
-pub use service::{CommandError, Server, Service, Services};
+pub use server::Server;
+pub use service::{Service, Services};
 pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
@@ -91,6 +95,9 @@ pub struct Ipvs {
     sysctls: Sysctls,
     tcp_timeouts: [u32; 11],
     udp_timeout: u32,
+    /// Entries whose time has come while they control others: whether they live on is settled when no other entry ends at
+    /// that moment.
+    held: Vec<(Nanos, ConnectionId)>,
     drop_counter: i64,
     /// How many connections were chosen a server by drawing.
     drawn: u64,
@@ -110,6 +117,7 @@ impl Ipvs {
             sysctls,
             tcp_timeouts: tcp::TIMEOUTS,
             udp_timeout: UDP_TIMEOUT,
+            held: Vec::new(),
             drop_counter: 0,
             drawn: 0,
             candidates: Vec::new(),
@@ -140,7 +148,7 @@ impl Ipvs {
         self.services.apply(command, now)?;
         let removes = matches!(command, Command::DeleteServer { .. } | Command::DeleteService { .. } | Command::Clear);
         if removes && self.sysctls.vs.expire_nodest_conn {
-            self.sweep_removed(now);
+            self.sweep_removed();
         }
         Ok(())
     }
@@ -155,23 +163,18 @@ impl Ipvs {
 
     /// With expire_nodest_conn the removal of a server ends its connections at once, and their templates with the last of
     /// them (section 3.8).
-    fn sweep_removed(&mut self, now: Nanos) {
-        let gone: Vec<ConnectionId> = self
-            .table
-            .iter()
-            .filter(|(_, connection)| {
-                connection.controlled == 0
-                    && connection.server.is_some_and(|server| !self.services.servers[server as usize].available)
-            })
-            .map(|(id, _)| id)
-            .collect();
+    fn sweep_removed(&mut self) {
+        let servers = &self.services.servers;
+        let is_gone = |connection: &Connection| connection.server.is_some_and(|server| !servers[server as usize].available);
+        let entries = self.table.iter().filter(|(_, connection)| connection.controlled == 0 && is_gone(connection));
+        let gone: Vec<ConnectionId> = entries.map(|(id, _)| id).collect();
         for id in gone {
             let parent = self.table.get(id).and_then(|connection| connection.control);
-            self.expire_now(id, now);
+            self.remove(id);
             if let Some(parent) = parent
-                && self.table.get(parent).is_some_and(|parent| parent.controlled <= 1)
+                && self.table.get(parent).is_some_and(|parent| parent.controlled == 0)
             {
-                self.expire_now(parent, now);
+                self.remove(parent);
             }
         }
     }
@@ -244,11 +247,10 @@ impl Ipvs {
         }
     }
 
-    /// Ends an entry a moment after now, and hides it from lookups.
+    /// Ends an entry a moment after now; no packet finds it from now on. If it controls others then, it lives on.
     pub fn expire_now(&mut self, id: ConnectionId, now: Nanos) {
-        if let Some(connection) = self.table.get_mut(id) {
+        if let Some(connection) = self.table.detach(id) {
             connection.expires = now + JIFFY;
-            connection.flags.hidden = true;
             self.timers.insert(now + JIFFY, id);
         }
     }
@@ -407,13 +409,7 @@ impl Ipvs {
         let (server, control, template) = (connection.server, connection.control, connection.flags.template);
         let id = self.table.insert(connection);
         if let Some(server) = server {
-            let server = &mut self.services.servers[server as usize];
-            if template {
-                server.persistent += 1
-            } else {
-                server.total += 1
-            }
-            server.bound();
+            self.services.servers[server as usize].bind(template);
         }
         if let Some(parent) = control.and_then(|control| self.table.get_mut(control)) {
             parent.controlled += 1;
@@ -599,23 +595,44 @@ impl Ipvs {
     /// that is [`Ipvs::release`].
     pub(crate) fn expire_next(&mut self, now: Nanos) -> Option<(Nanos, Connection)> {
         loop {
-            let (at, id) = self.timers.pop(now)?;
-            let Some(connection) = self.table.get_mut(id) else { continue };
+            // While some are held back, only those of the same moment are looked at.
+            let until = self.held.first().map_or(now, |(at, _)| *at);
+            let Some((at, id)) = self.timers.pop(until) else {
+                let free = self.held.iter().position(|(_, id)| self.table.get(*id).is_none_or(|held| held.controlled == 0));
+                match free.map(|place| self.held.remove(place)) {
+                    Some((at, id)) => match self.take(id) {
+                        Some(connection) => return Some((at, connection)),
+                        None => continue,
+                    },
+                    None if self.held.is_empty() => return None,
+                    None => {
+                        self.renew_held();
+                        continue;
+                    }
+                }
+            };
+            let Some(connection) = self.table.get(id) else { continue };
             if connection.expires > at {
                 // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
                 let again = connection.expires;
                 self.timers.insert(again, id);
-                continue;
+            } else if connection.controlled > 0 {
+                // What it controls may end at the same moment.
+                self.held.push((at, id));
+            } else if let Some(connection) = self.take(id) {
+                return Some((at, connection));
             }
-            if connection.controlled > 0 {
+        }
+    }
+
+    /// Entries whose time has come while they control others live on for a minute, again and again (section 3.6).
+    fn renew_held(&mut self) {
+        for (at, id) in std::mem::take(&mut self.held) {
+            self.table.attach(id);
+            if let Some(connection) = self.table.get_mut(id) {
                 connection.timeout = CONTROL_TIMEOUT;
                 connection.expires = at + CONTROL_TIMEOUT;
-                let again = connection.expires;
-                self.timers.insert(again, id);
-                continue;
-            }
-            if let Some(connection) = self.take(id) {
-                return Some((at, connection));
+                self.timers.insert(at + CONTROL_TIMEOUT, id);
             }
         }
     }
@@ -629,8 +646,11 @@ impl Ipvs {
 
     fn take(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.table.remove(id)?;
-        if let Some(data) = self.persistence_data.remove(&id) {
-            self.sip_templates.retain(|key, template| *template != id || key.call_id != data);
+        if let Some(call_id) = self.persistence_data.remove(&id) {
+            let key = persistence::SipKey::of(&connection, call_id);
+            if self.sip_templates.get(&key) == Some(&id) {
+                self.sip_templates.remove(&key);
+            }
         }
         Some(connection)
     }
@@ -641,31 +661,14 @@ impl Ipvs {
             parent.controlled = parent.controlled.saturating_sub(1);
         }
         if let Some(server) = connection.server {
-            let server = &mut self.services.servers[server as usize];
-            if connection.flags.template {
-                server.persistent = server.persistent.saturating_sub(1);
-            } else {
-                server.total = server.total.saturating_sub(1);
-                if !connection.flags.inactive {
-                    server.active = server.active.saturating_sub(1);
-                }
-            }
-            server.unbound();
+            let Connection { flags, expires, .. } = connection;
+            self.services.servers[server as usize].unbind(flags.template, !flags.inactive, *expires);
         }
     }
 
     /// Whether any NAT server has that address, port and protocol (section 1.3 step 10); mark services serve every protocol.
     pub fn has_real_service(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
-        self.services.all.iter().filter(|service| service.exists).any(|service| {
-            let protocol_fits = match &service.key {
-                crate::config::ServiceKey::Address { protocol: own, .. } => *own == protocol,
-                _ => true,
-            };
-            protocol_fits
-                && service.list.iter().map(|number| &self.services.servers[*number as usize]).any(|server| {
-                    server.settings.method == ForwardingMethod::Nat && server.key.address == address && server.key.port == port
-                })
-        })
+        self.services.real_service(protocol, address, port).is_some()
     }
 
     /// The tunnel to that server, if one of that kind leads there (section 1.7).

@@ -4,17 +4,31 @@ use super::connection::{Connection, ConnectionId, Flags};
 use super::{FTP, Ipvs, Opening, Unscheduled};
 use crate::config::{PersistenceEngine, Protocol, ServiceKey};
 use crate::draws::Draws;
+use crate::packet::FlowKey;
 use crate::time::Nanos;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What a SIP template is found by, besides its flag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SipKey {
-    pub(super) call_id: Vec<u8>,
+    call_id: Vec<u8>,
     protocol: Protocol,
     client: IpAddr,
     virtual_address: IpAddr,
     virtual_port: u16,
+}
+
+impl SipKey {
+    /// The key under which a template is found.
+    pub(super) fn of(template: &Connection, call_id: Vec<u8>) -> SipKey {
+        SipKey {
+            call_id,
+            protocol: template.protocol,
+            client: template.client,
+            virtual_address: template.virtual_address,
+            virtual_port: template.virtual_port,
+        }
+    }
 }
 
 /// A template's key.
@@ -65,7 +79,7 @@ impl Ipvs {
             }
             _ => key,
         };
-        let template = match self.valid_template(&key, call_id.as_deref()) {
+        let template = match self.valid_template(&key, call_id.as_deref(), None) {
             Some(template) => template,
             None => {
                 let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
@@ -83,6 +97,50 @@ impl Ipvs {
         Ok(id)
     }
 
+    /// A datagram of a NAT server that belongs to no connection opens one towards its client, when the service reads SIP
+    /// (section 7.4). None: the datagram goes on as any other.
+    pub fn open_from_server(&mut self, answer: &FlowKey, call_id: Option<&[u8]>, now: Nanos) -> Option<ConnectionId> {
+        let protocol = Protocol(answer.protocol);
+        let server = self.services.real_service(protocol, answer.source, answer.source_port)?;
+        let service = self.services.servers[server as usize].service;
+        let entry = &self.services.all[service as usize];
+        let ServiceKey::Address { address, port, .. } = entry.key else { return None };
+        let reads = entry.settings.persistence_engine == Some(PersistenceEngine::Sip) && protocol == Protocol::UDP;
+        if !reads || port == 0 || answer.source_port == 0 {
+            return None;
+        }
+        let one_packet = entry.settings.one_packet;
+        let template = match entry.settings.persistence {
+            Some(persistence) => {
+                let key = TemplateKey {
+                    client: persistence.client_network(answer.destination).address,
+                    protocol,
+                    virtual_address: address,
+                    virtual_port: port,
+                    with_server_port: true,
+                };
+                let call_id = call_id?;
+                Some(self.valid_template(&key, Some(call_id), Some(server)).unwrap_or_else(|| {
+                    let timeout = Nanos::from_secs(persistence.timeout.into());
+                    self.add_template(service, server, &key, Some(call_id.to_vec()), timeout)
+                }))
+            }
+            None => None,
+        };
+        let flow = FlowKey {
+            protocol: answer.protocol,
+            source: answer.destination,
+            source_port: answer.destination_port,
+            destination: address,
+            destination_port: port,
+        };
+        let id = self.connect(service, server, &flow, answer.source_port, one_packet, template);
+        if let Some(template) = template {
+            self.touch(template, now);
+        }
+        Some(id)
+    }
+
     fn sip_key(key: &TemplateKey, call_id: &[u8]) -> SipKey {
         SipKey {
             call_id: call_id.to_vec(),
@@ -93,15 +151,17 @@ impl Ipvs {
         }
     }
 
-    /// The template, unless its server is gone, or quiesced with expire_quiescent_template: such a template is never found again.
-    fn valid_template(&mut self, key: &TemplateKey, call_id: Option<&[u8]>) -> Option<ConnectionId> {
+    /// The template, unless its server is gone, or quiesced with expire_quiescent_template, or another one than `of`: such a
+    /// template is never found again.
+    fn valid_template(&mut self, key: &TemplateKey, call_id: Option<&[u8]>, of: Option<u32>) -> Option<ConnectionId> {
         let id = match call_id {
             Some(call_id) => self.sip_templates.get(&Ipvs::sip_key(key, call_id)).copied(),
             None => self.table.lookup_template(key.protocol, key.client, key.virtual_address, key.virtual_port),
         }?;
-        let server = self.table.get(id)?.server.map(|server| &self.services.servers[server as usize]);
-        let valid = server.is_some_and(|server| {
-            server.available && !(self.sysctls.vs.expire_quiescent_template && server.settings.weight == 0)
+        let valid = self.table.get(id)?.server.is_some_and(|number| {
+            let server = &self.services.servers[number as usize];
+            let quiesced = self.sysctls.vs.expire_quiescent_template && server.settings.weight == 0;
+            server.available && !quiesced && of.is_none_or(|of| of == number)
         });
         if valid {
             return Some(id);

@@ -314,13 +314,14 @@ impl Table {
     }
 
     /// Puts an entry in. An entry with the same key is hidden from now on: the newer one wins.
-    pub fn insert(&mut self, connection: Connection) -> ConnectionId {
+    pub fn insert(&mut self, mut connection: Connection) -> ConnectionId {
         if !connection.flags.one_packet
             && !connection.flags.by_data
             && let Some(older) = self.find_same(&connection)
             && let Some(older) = self.get_mut(older)
         {
             older.flags.hidden = true;
+            connection.flags.covers = true;
         }
         self.no_client_port += u32::from(connection.flags.no_client_port);
         self.bound += u32::from(connection.control.is_some() || connection.flags.template);
@@ -372,14 +373,63 @@ impl Table {
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         let shard = self.shard_mut(id);
         let connection = shard.get(id)?.clone();
-        if !connection.flags.one_packet {
+        if !connection.flags.one_packet && !connection.flags.detached {
             shard.unindex(id.slot);
         }
         shard.release(id.slot);
+        if connection.flags.covers {
+            self.uncover(&connection);
+        }
         self.no_client_port -= u32::from(connection.flags.no_client_port);
         self.bound -= u32::from(connection.control.is_some() || connection.flags.template);
         self.strayed -= u32::from(self.has_strayed(id, &connection));
         Some(connection)
+    }
+
+    /// Shows the entry again that a removed one hid.
+    fn uncover(&mut self, removed: &Connection) {
+        let hash = client_hash(removed);
+        let shard = &mut self.shards[usize::from(shard_of(removed.client, removed.client_port))];
+        let same = |c: &Connection| {
+            c.flags.hidden
+                && (c.flags.template, c.flags.no_client_port) == (removed.flags.template, removed.flags.no_client_port)
+                && (c.protocol, c.client_port, c.virtual_port) == (removed.protocol, removed.client_port, removed.virtual_port)
+                && (c.client, c.virtual_address) == (removed.client, removed.virtual_address)
+        };
+        let found = shard.by_client.iter_hash(hash).copied().filter(|slot| same(&shard.slab[*slot as usize]));
+        // Of several, one that hides another is the newer.
+        if let Some(slot) = found.max_by_key(|slot| shard.slab[*slot as usize].flags.covers) {
+            shard.slab[slot as usize].flags.hidden = false;
+        }
+    }
+
+    /// Takes an entry out of the indices; it stays until it is removed or attached again. None if it is detached already.
+    pub fn detach(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let shard = self.shard_mut(id);
+        let flags = shard.get(id)?.flags;
+        if flags.detached || flags.one_packet {
+            return None;
+        }
+        shard.unindex(id.slot);
+        let connection = shard.get_mut(id)?;
+        connection.flags.hidden = true;
+        connection.flags.detached = true;
+        Some(connection)
+    }
+
+    /// Puts a detached entry into the indices again; a newer one with the same key still wins.
+    pub fn attach(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get(id).filter(|connection| connection.flags.detached) else { return };
+        let newer = self.find_same(connection);
+        if let Some(newer) = newer.and_then(|newer| self.get_mut(newer)) {
+            newer.flags.covers = true;
+        }
+        let shard = self.shard_mut(id);
+        if let Some(connection) = shard.get_mut(id) {
+            connection.flags.hidden = newer.is_some();
+            connection.flags.detached = false;
+        }
+        shard.index(id.slot);
     }
 
     fn has_strayed(&self, id: ConnectionId, connection: &Connection) -> bool {
@@ -388,7 +438,7 @@ impl Table {
 
     /// Changes an entry's addresses or ports. It stays in its shard.
     pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
-        let Some(connection) = self.get(id) else { return };
+        let Some(connection) = self.get(id).filter(|connection| !connection.flags.detached) else { return };
         let before = (connection.flags.no_client_port, self.has_strayed(id, connection));
         let shard = self.shard_mut(id);
         shard.unindex(id.slot);

@@ -1,0 +1,208 @@
+//! Real servers: counts of connections, thresholds, and what is left of removed ones.
+
+use crate::config::{ServerKey, ServerSettings};
+use crate::listing::Counters;
+use crate::time::Nanos;
+
+/// A removed server is forgotten this long after its last connection went: a sweep each minute finds it unused, and a later one
+/// finds that two minutes have passed (reference/linux-ipvs.md section 0.2).
+const TRASH_PERIOD: Nanos = Nanos::from_secs(180);
+
+/// A real server of one service. It outlives its removal as long as connections name it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Address and port.
+    pub key: ServerKey,
+    /// Its service.
+    pub service: u32,
+    /// Settings as they are now.
+    pub settings: ServerSettings,
+    /// The last weight that was not 0, or the one it was added with.
+    pub last_weight: u32,
+    /// Active connections.
+    pub active: u32,
+    /// Connections in all, templates not counted.
+    pub total: u32,
+    /// Templates.
+    pub persistent: u32,
+    /// At its upper threshold.
+    pub overloaded: bool,
+    /// In its service's list.
+    pub available: bool,
+    /// What passed.
+    pub counters: Counters,
+    /// When it was removed, or its last entry after that.
+    unused_since: Nanos,
+    /// Its service was deleted, too.
+    orphaned: bool,
+}
+
+impl Server {
+    /// A server as it is added.
+    pub(super) fn new(key: ServerKey, service: u32, settings: ServerSettings) -> Server {
+        Server {
+            key,
+            service,
+            settings,
+            last_weight: settings.weight,
+            active: 0,
+            total: 0,
+            persistent: 0,
+            overloaded: false,
+            available: true,
+            counters: Counters::default(),
+            unused_since: Nanos(0),
+            orphaned: false,
+        }
+    }
+
+    /// Inactive connections.
+    pub fn inactive(&self) -> u32 {
+        self.total.saturating_sub(self.active)
+    }
+
+    /// A connection or template is bound (classic rules of section 2.2).
+    pub(super) fn bind(&mut self, template: bool) {
+        if template {
+            self.persistent += 1;
+        } else {
+            self.total += 1;
+        }
+        let limit = self.settings.upper_threshold;
+        if limit != 0 && self.total >= limit {
+            self.overloaded = true;
+        }
+    }
+
+    /// One goes, at that time.
+    pub(super) fn unbind(&mut self, template: bool, active: bool, at: Nanos) {
+        if template {
+            self.persistent = self.persistent.saturating_sub(1);
+        } else {
+            self.total = self.total.saturating_sub(1);
+            self.active = self.active.saturating_sub(u32::from(active));
+        }
+        self.unused_since = self.unused_since.max(at);
+        let (upper, lower) = (u64::from(self.settings.upper_threshold), u64::from(self.settings.lower_threshold));
+        let total = u64::from(self.total);
+        let again = if lower != 0 { total < lower } else { upper == 0 || total * 4 < upper * 3 };
+        if again {
+            self.overloaded = false;
+        }
+    }
+
+    pub(super) fn edit(&mut self, settings: ServerSettings) {
+        let raised = settings.upper_threshold == 0 || settings.upper_threshold > self.settings.upper_threshold;
+        if raised {
+            self.overloaded = false;
+        }
+        if settings.weight != 0 {
+            self.last_weight = settings.weight;
+        }
+        self.settings = settings;
+    }
+
+    /// It leaves its service's list.
+    pub(super) fn retire(&mut self, now: Nanos) {
+        self.available = false;
+        self.unused_since = now;
+    }
+
+    /// Its service goes: a service that is added later under the same key counts anew.
+    pub(super) fn orphan(&mut self) {
+        self.orphaned = true;
+    }
+
+    /// Whether it was removed and is still remembered.
+    pub(super) fn is_in_trash(&self, now: Nanos) -> bool {
+        let unused = self.total == 0 && self.persistent == 0;
+        !self.available && !(unused && now >= self.unused_since + TRASH_PERIOD)
+    }
+
+    /// It is added again, with the connections that it still has.
+    pub(super) fn resurrect(&mut self, settings: ServerSettings) {
+        self.available = true;
+        self.edit(settings);
+        self.last_weight = settings.weight;
+        if std::mem::take(&mut self.orphaned) {
+            self.counters = Counters::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ForwardingMethod;
+
+    fn server(upper_threshold: u32, lower_threshold: u32) -> Server {
+        let key = ServerKey { address: [10, 0, 0, 11].into(), port: 80 };
+        Server::new(key, 0, ServerSettings { method: ForwardingMethod::Dr, weight: 1, upper_threshold, lower_threshold })
+    }
+
+    #[test]
+    fn full_at_the_upper_threshold_until_three_quarters() {
+        let mut server = server(4, 0);
+        let full: Vec<bool> = (0..4)
+            .map(|_| {
+                server.bind(false);
+                server.overloaded
+            })
+            .collect();
+        assert_eq!(full, [false, false, false, true]);
+        let full: Vec<bool> = (0..2)
+            .map(|_| {
+                server.unbind(false, false, Nanos(1));
+                server.overloaded
+            })
+            .collect();
+        assert_eq!(full, [true, false], "3 of 4 is not below three quarters, 2 is");
+    }
+
+    #[test]
+    fn a_lower_threshold_must_be_undercut() {
+        let mut server = server(4, 2);
+        (0..4).for_each(|_| server.bind(false));
+        let full: Vec<bool> = (0..3)
+            .map(|_| {
+                server.unbind(false, false, Nanos(1));
+                server.overloaded
+            })
+            .collect();
+        assert_eq!(full, [true, true, false]);
+    }
+
+    #[test]
+    fn templates_do_not_count_but_look() {
+        let mut server = server(1, 0);
+        server.bind(true);
+        assert!(!server.overloaded);
+        server.bind(false);
+        assert!(server.overloaded);
+        server.edit(ServerSettings { upper_threshold: 2, ..server.settings });
+        assert!(!server.overloaded, "a raised threshold clears");
+        server.edit(ServerSettings { upper_threshold: 1, ..server.settings });
+        assert!(!server.overloaded, "a lowered one does not set");
+        server.bind(true);
+        assert!(server.overloaded, "but the next entry does, a template, too");
+    }
+
+    #[test]
+    fn the_trash_keeps_what_has_connections() {
+        let mut server = server(0, 0);
+        server.bind(false);
+        server.retire(Nanos::from_secs(10));
+        assert!(server.is_in_trash(Nanos::from_secs(10_000)));
+        server.unbind(false, false, Nanos::from_secs(9_900));
+        assert!(server.is_in_trash(Nanos::from_secs(10_000)));
+        assert!(!server.is_in_trash(Nanos::from_secs(10_080)));
+    }
+
+    #[test]
+    fn the_last_weight_outlives_weight_zero() {
+        let mut server = server(0, 0);
+        server.edit(ServerSettings { weight: 7, ..server.settings });
+        server.edit(ServerSettings { weight: 0, ..server.settings });
+        assert_eq!((server.settings.weight, server.last_weight), (0, 7));
+    }
+}
