@@ -6,6 +6,8 @@
 mod command;
 mod connection;
 mod persistence;
+#[cfg(test)]
+mod scenarios;
 pub mod sctp;
 mod server;
 mod service;
