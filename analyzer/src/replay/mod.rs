@@ -195,6 +195,14 @@ fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, 
         None => Description::default(),
     };
     let told = &request.services;
+    // A whole node is taken as it is, a real server or one without any service too: nothing is missing that could be guessed.
+    if base.has_links() && request.mode.is_none() && told.services.is_empty() && told.servers.is_empty() {
+        let mut description = base;
+        if let Some(name) = &request.profile {
+            description.config.profile = profile_by_name(name)?.clone();
+        }
+        return Ok(description);
+    }
     let dpvs = matches!(request.mode, Some(Mode::Fullnat)) || base.config.profile.system == System::Dpvs;
     let profile = request.profile.as_deref().map(profile_by_name).transpose()?;
     let local = |text: &String| -> Result<IpAddr, Failure> {
