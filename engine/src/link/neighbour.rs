@@ -29,6 +29,8 @@ pub struct Waiting {
 pub enum Failure {
     /// Nothing.
     Silent,
+    /// Nothing on the wire, but it is a tunnel's outer packet, about which IPVS keeps count.
+    Tunnel,
     /// Tell the sender that the host is unreachable.
     Report {
         /// Where the packet came from; none for the host's own packets.

@@ -7,7 +7,7 @@ use crate::packet::icmp::{self, Icmp};
 use crate::packet::ipv4::{self, Ipv4Fields};
 use crate::packet::ipv6::{self, Ipv6Fields};
 use crate::packet::tcp::{self, TcpFields, flags};
-use crate::packet::{Tcp, Udp, checksum, put16};
+use crate::packet::{Tcp, Udp, be16, checksum, put16};
 use crate::rewrite::icmp::fill_checksums;
 use crate::verdict::{DropReason, LocalAnswer, Refusal, Verdict};
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ impl Director {
             58 if !packet.is_v4() => self.local_icmp_v6(out, &packet),
             6 => self.local_tcp(out, &packet),
             17 => self.local_udp(out, &packet),
+            47 if packet.is_v4() => self.local_gre(out, &packet),
             ipv6::next_header::NONE if !packet.is_v4() => dropped(DropReason::Unanswered),
             _ => self.unknown_protocol(out, &packet),
         }
@@ -37,6 +38,20 @@ impl Director {
             self.send_error_v6(out, packet, icmp::v6::PARAMETER_PROBLEM, 1, pointer as u32)
         };
         if sent { Verdict::Refused(Refusal::ProtocolUnreachable) } else { dropped(DropReason::RateLimited) }
+    }
+
+    /// GRE without a tunnel for it: the protocol is known, but nobody takes it.
+    fn local_gre(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
+        /// Routing present, and the version.
+        const NEVER: u16 = 0x4007;
+        let Some(flags) = packet.transport().get(..4).map(|header| be16(header, 0)) else {
+            return dropped(DropReason::TransportTruncated);
+        };
+        if flags & NEVER != 0 {
+            return dropped(DropReason::Unanswered);
+        }
+        let sent = self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::PORT_UNREACHABLE, 0);
+        if sent { Verdict::Refused(Refusal::PortUnreachable) } else { dropped(DropReason::RateLimited) }
     }
 
     /// Whether the transport checksum is right; one that can't be computed because the capture was cut counts as right.

@@ -130,21 +130,22 @@ impl Director {
         };
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         let mut drawn = std::mem::take(&mut packet.drawn);
-        if packet.is_v4() {
+        // Fields before this stand in every piece, those behind it in the first one only, moved by the fragment header.
+        let common = if packet.is_v4() {
             cut_v4(&packet.bytes, limit, packet.longest_dont_fragment, |piece| pieces.push(piece.to_vec()));
+            packet.headers.transport_at
         } else {
             let draw = Draw::Ipv6FragmentId(self.drawn.fragment_ids);
             self.drawn.fragment_ids += 1;
             cut_v6(&packet.bytes, limit, self.draws.value(draw) as u32, |piece| pieces.push(piece.to_vec()));
-            if let Some((_, at)) = unfragmentable_part(&packet.bytes) {
-                drawn.push(DrawnField::value(draw, at + 4, 4));
-            }
-        }
+            let at = unfragmentable_part(&packet.bytes).map_or(40, |(_, at)| at);
+            drawn.iter_mut().filter(|field| usize::from(field.offset) >= at).for_each(|field| shift(field, 8));
+            drawn.push(DrawnField::value(draw, at + 4, 4));
+            at + 8
+        };
         let mut outcome = Outcome::Left;
-        let header_len = packet.headers.transport_at as u16;
         for (index, piece) in pieces.into_iter().enumerate() {
-            // Fields behind the IP header stand in the first piece only.
-            let kept = |field: &&DrawnField| index == 0 || field.offset < header_len || !packet.is_v4();
+            let kept = |field: &&DrawnField| index == 0 || usize::from(field.offset) < common;
             let drawn = drawn.iter().filter(kept).copied().collect();
             let waiting = Waiting { packet: piece, cut: 0, drawn, failure };
             if self.host.send(out, packet.time, hop.interface, next, waiting) == Sent::Waits {
@@ -177,6 +178,12 @@ impl Director {
 
     /// The next hop of a waiting packet never answered.
     pub(super) fn neighbour_failed(&mut self, out: &mut Output, time: Nanos, waiting: Waiting) {
+        if waiting.failure == Failure::Tunnel {
+            if let Ok(outer) = Packet::made(waiting.packet, time) {
+                self.tunnel_unreachable(outer);
+            }
+            return;
+        }
         let Failure::Report { arrival: Some(arrival) } = waiting.failure else { return };
         let Ok(mut packet) = Packet::arrived(waiting.packet, waiting.cut, arrival, true, time) else { return };
         packet.local = false;
@@ -200,4 +207,10 @@ impl Director {
             Outcome::TooBig => Verdict::Dropped(DropReason::FragmentRefused),
         }
     }
+}
+
+/// Moves a field, and the checksums that cover it, towards the end.
+fn shift(field: &mut DrawnField, by: u16) {
+    field.offset += by;
+    field.checksums.iter_mut().filter(|at| **at != 0).for_each(|at| *at += by);
 }

@@ -61,6 +61,9 @@ impl Director {
         let Some(id) = self.ipvs.lookup_out(&quoted.flow.reversed()) else { return Hooked::Accept };
         let Some(connection) = self.ipvs.connection(id).cloned() else { return Hooked::Accept };
         if connection.is_nat() {
+            if !packet.is_v4() && self.profile.nat_icmp6_errors_dropped {
+                return Hooked::Done(Verdict::Dropped(DropReason::IcmpUnrelated));
+            }
             if packet.is_v4() && !packet.is_cut() && !message.checksum_is_right() {
                 return Hooked::Done(Verdict::Dropped(DropReason::BadIcmpChecksum));
             }
@@ -142,9 +145,6 @@ impl Director {
                 Hooked::Done(Verdict::Forwarded(forwarded)) => Hooked::Done(Verdict::Related(forwarded)),
                 other => other,
             };
-        }
-        if !packet.is_v4() && self.profile.nat_icmp6_errors_dropped {
-            return Hooked::Done(Verdict::Dropped(DropReason::IcmpUnrelated));
         }
         let server = connection.server_address;
         let exit = match self.exit(out, packet, server, None, true) {
@@ -236,8 +236,25 @@ impl Director {
         let arrival = packet.arrival.unwrap_or_default();
         let Ok(mut about) = Packet::arrived(bytes, 0, arrival, true, packet.time) else { return Hooked::Accept };
         about.local = self.host.is_local(about.headers.destination);
-        self.ipvs.count_in(id, packet.headers.total_len as u64);
+        // The error leaves in the server's name: it is counted as if the server had sent what it quotes.
+        self.ipvs.count_out(id, about.bytes.len() as u64);
         self.send_error_v4(out, &about, error, code, rest);
         verdict
+    }
+
+    /// A tunnel's server can't be reached: the kernel tells itself so, turns that into an error for the client, counts it,
+    /// and then has no way to send it.
+    pub(super) fn tunnel_unreachable(&mut self, outer: Packet) {
+        /// What an ICMP error quotes at most: 576 bytes less its headers.
+        const QUOTED: usize = 548;
+        let Some(quoted) = quoted_at(&outer, 0) else { return };
+        if !outer.is_v4() {
+            return;
+        }
+        let Some((_, inner_at)) = self.our_tunnel(&outer, &quoted) else { return };
+        let Some(inner) = quoted_at(&outer, inner_at) else { return };
+        if let Some(id) = self.ipvs.lookup_in(&inner.flow) {
+            self.ipvs.count_out(id, outer.bytes.len().min(QUOTED).saturating_sub(inner_at) as u64);
+        }
     }
 }

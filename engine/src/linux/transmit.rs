@@ -237,7 +237,7 @@ impl Director {
         let headers = packet.headers;
         let mut sent = Packet { bytes, drawn, headers, ..packet.clone() };
         sent.reread();
-        Hooked::Done(self.output(out, &mut sent, hop, hop.next(server), mtu, Failure::Silent).verdict(verdict))
+        Hooked::Done(self.output(out, &mut sent, hop, hop.next(server), mtu, Failure::Tunnel).verdict(verdict))
     }
 }
 
