@@ -664,11 +664,14 @@ struct Classes {
     actual: Vec<u32>,
 }
 
+/// Where a drawn field stands: offset, length, bits, and its checksums.
+type Drawn = (u16, u8, u8, [u16; 2]);
+
 /// The places of drawn fields that occur among emitted frames: a golden frame does not say what is drawn in it, so it is tried
 /// with each.
 #[derive(Debug, Default)]
 struct Masks {
-    shapes: Vec<Vec<(u16, u8, u8, [u16; 2])>>,
+    shapes: Vec<Vec<Drawn>>,
     scratch: Vec<u8>,
     dissection: Dissection,
 }
@@ -678,7 +681,7 @@ impl Masks {
     const MOST: usize = 64;
 
     fn shape(&mut self, drawn: &[DrawnField]) -> usize {
-        let same = |shape: &Vec<(u16, u8, u8, [u16; 2])>| {
+        let same = |shape: &Vec<Drawn>| {
             shape.len() == drawn.len()
                 && shape.iter().zip(drawn).all(|(one, field)| *one == (field.offset, field.len, field.bits, field.checksums))
         };

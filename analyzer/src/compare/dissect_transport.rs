@@ -242,7 +242,9 @@ impl Walk<'_> {
                     _ => {
                         self.field(Name::IcmpUnused, start + 4, 1);
                         self.field(Name::IcmpLength, start + 5, 1);
-                        self.field(if kind == 3 { Name::IcmpMtu } else { Name::IcmpUnused }, start + 6, 2);
+                        // Fragmentation needed.
+                        let mtu = kind == 3 && self.byte(start + 1) == 4;
+                        self.field(if mtu { Name::IcmpMtu } else { Name::IcmpUnused }, start + 6, 2);
                     }
                 }
                 self.nested(Place::Quoted, 0x0800, body, end);

@@ -130,6 +130,9 @@ struct Learned {
     first: Pair,
 }
 
+/// A field that shows a draw: the shift, the frames, the field, its expected and its actual value.
+type Use = (u64, Pair, DrawnField, u64, u64);
+
 /// Collects draws.
 #[derive(Debug)]
 pub struct Learner {
@@ -197,7 +200,7 @@ impl Learner {
         let mut disputed = self.disputed.clone();
         disputed.sort_unstable();
         disputed.dedup();
-        let mut uses: BTreeMap<Draw, Vec<(u64, Pair, DrawnField, u64, u64)>> = BTreeMap::new();
+        let mut uses: BTreeMap<Draw, Vec<Use>> = BTreeMap::new();
         if !disputed.is_empty() {
             for (pair, expected, actual, drawn) in pairs {
                 for field in drawn.iter().filter(|field| disputed.binary_search(&field.draw).is_ok()) {

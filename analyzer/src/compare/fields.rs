@@ -83,7 +83,7 @@ names! {
     IpReservedFlag "ip.flags.rb" Format::Decimal;
     IpDontFragment "ip.flags.df" Format::Decimal;
     IpMoreFragments "ip.flags.mf" Format::Decimal;
-    IpFragmentOffset "ip.frag_offset" Format::Units(8);
+    IpFragmentOffset "ip.frag_offset" Format::Decimal;
     IpTtl "ip.ttl" Format::Decimal;
     IpProtocol "ip.proto" Format::Decimal;
     IpChecksum "ip.checksum" Format::Hex;
@@ -191,7 +191,7 @@ names! {
     Icmpv6RedirectTarget "icmpv6.nd.rd.target_address" Format::Ipv6;
     Icmpv6RedirectDestination "icmpv6.rd.na.destination_address" Format::Ipv6;
     Icmpv6OptionType "icmpv6.opt.type" Format::Decimal;
-    Icmpv6OptionLength "icmpv6.opt.length" Format::Units(8);
+    Icmpv6OptionLength "icmpv6.opt.length" Format::Decimal;
     Icmpv6OptionMac "icmpv6.opt.linkaddr" Format::Mac;
     Icmpv6Option "icmpv6.opt" Format::Bytes;
     GreChecksumFlag "gre.flags.checksum" Format::Decimal;
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(field(Name::IpDestination, 6, 4, 0).value(&frame), "10.0.0.12");
         assert_eq!(field(Name::IpHeaderLength, 10, 1, 0x0f).value(&frame), "20");
         assert_eq!(field(Name::IpDontFragment, 11, 1, 0x40).value(&frame), "1");
-        assert_eq!(field(Name::IpFragmentOffset, 11, 2, 0x1fff).value(&frame), "40");
+        assert_eq!(field(Name::IpFragmentOffset, 11, 2, 0x1fff).value(&frame), "5");
         assert_eq!(field(Name::Ipv6Flow, 13, 4, 0xf_ffff).value(&frame), "0x12345");
         assert_eq!(field(Name::Data, 0, 17, 0).value(&frame), "02000000000b0a00000c454005600123… (17 bytes)");
         assert_eq!(field(Name::IpDestination, 15, 4, 0).value(&frame), "", "a field outside the frame has no bytes");
