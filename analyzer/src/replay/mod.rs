@@ -15,6 +15,7 @@ pub use load::{Loaded, load};
 pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Verdicts};
 pub use place::{Place, Places};
 pub use session::{InputFrame, Session, Sink};
+pub use work::Probe;
 
 use crate::command::args::Mode;
 use crate::compare::Comparison;
@@ -24,7 +25,6 @@ use crate::describe::{self, Description, InferOptions, Inference};
 use crate::exit::{Failure, Status};
 use check::Check;
 use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
-use lvscheck_engine::listing::ConnectionView;
 use lvscheck_engine::profile::{Profile, System};
 use lvscheck_engine::settle::{Trial, settle};
 use lvscheck_engine::{Draws, Nanos};
@@ -92,8 +92,8 @@ pub struct Request {
 pub struct Replayed {
     /// What happened.
     pub outcome: Outcome,
-    /// The connection table at the times that were asked for.
-    pub probes: Vec<(String, Vec<ConnectionView>)>,
+    /// The tables at the times that were asked for.
+    pub probes: Vec<Probe>,
 }
 
 /// The mode of that name, as case.toml and people write it.

@@ -15,7 +15,7 @@ use lvscheck_engine::config::{Command, DirectorConfig};
 use lvscheck_engine::draws::Doubt;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::{Names, Verdict};
-use lvscheck_engine::{Draws, EmittedFrame, Nanos};
+use lvscheck_engine::{Director, Draws, EmittedFrame, Nanos};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -56,7 +56,24 @@ pub struct Worked {
     /// Connections at the end.
     pub connections: Vec<ConnectionView>,
     /// Connections at the times that were asked for.
-    pub probes: Vec<(String, Vec<ConnectionView>)>,
+    pub probes: Vec<Probe>,
+}
+
+/// The director's tables at one moment.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The name that was asked for.
+    pub name: String,
+    /// Services then.
+    pub services: Vec<ServiceView>,
+    /// Connections then.
+    pub connections: Vec<ConnectionView>,
+}
+
+impl Probe {
+    fn of(name: &str, director: &Director, at: Nanos) -> Probe {
+        Probe { name: name.to_owned(), services: director.services(), connections: director.connections(at) }
+    }
 }
 
 /// Why a frame left.
@@ -134,7 +151,7 @@ pub fn work(
         while started && let Some((name, _)) = pending.pop_if(|(_, at)| first + *at <= frame.time) {
             let at = request.probes.iter().find(|(probe, _)| probe == name).map_or(Nanos(0), |(_, at)| first + *at);
             session.advance(at, &mut collect);
-            probes.push((name.clone(), session.director().connections(at)));
+            probes.push(Probe::of(name, session.director(), at));
         }
         watch.look(frame);
         if let Some(flow) = reply::flow(frame.bytes) {
@@ -155,7 +172,7 @@ pub fn work(
         while let Some((name, at)) = pending.pop() {
             end = end.max(first + *at);
             session.advance(first + *at, &mut collect);
-            probes.push((name.clone(), session.director().connections(first + *at)));
+            probes.push(Probe::of(name, session.director(), first + *at));
         }
     }
     end = match (request.linger, golden.is_some() || request.golden.is_some()) {

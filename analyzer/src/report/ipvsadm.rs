@@ -6,7 +6,8 @@ use lvscheck_engine::listing::{ConnectionView, ServiceView};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-const VERSION_LINE: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
+/// The first line of a listing of services.
+pub const VERSION_LINE: &str = "IP Virtual Server version 1.2.1 (size=4096)\n";
 
 /// `ipvsadm -Ln`.
 pub fn list(services: &[ServiceView]) -> String {

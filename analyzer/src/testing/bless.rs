@@ -52,7 +52,7 @@ fn accept(case: &Case) -> Result<(), Failure> {
         ("stats.txt".to_owned(), ipvsadm::stats(&outcome.services)),
         ("conn.txt".to_owned(), ipvsadm::connections(&outcome.connections)),
     ];
-    tables.extend(replayed.probes.iter().map(|(name, listing)| (name.clone(), ipvsadm::connections(listing))));
+    tables.extend(replayed.probes.iter().map(|probe| (probe.name.clone(), ipvsadm::connections(&probe.connections))));
     for (name, text) in tables {
         let path = case.state(&name);
         if path.is_file() {

@@ -82,7 +82,13 @@ pub fn request(case: &Case) -> Result<Request, String> {
         config: director.is_dir().then_some(director),
         golden: Some(Source::File(case.output())),
         ignore: case.file.ignore.keys().cloned().collect(),
-        probes: case.file.state.iter().map(|(name, seconds)| (name.clone(), Nanos((seconds * 1e9).round() as u64))).collect(),
+        probes: case
+            .file
+            .state
+            .iter()
+            .filter(|(name, _)| name.starts_with("conn"))
+            .map(|(name, seconds)| (name.clone(), Nanos((seconds * 1e9).round() as u64)))
+            .collect(),
         ..Request::default()
     })
 }
@@ -114,11 +120,17 @@ fn check(case: &Case) -> Result<(Comparison, String), String> {
     if let Some(expected) = read("conn.txt") {
         tables.push(("conn.txt".to_owned(), state::connections(&expected, &ipvsadm::connections(&outcome.connections))));
     }
-    for (name, listing) in &replayed.probes {
-        if let Some(expected) = read(name)
-            && name.starts_with("conn")
-        {
-            tables.push((name.clone(), state::connections(&expected, &ipvsadm::connections(listing))));
+    for probe in &replayed.probes {
+        let Some(expected) = read(&probe.name) else { continue };
+        // Some files hold both listings, one after the other.
+        let services_at = expected.find(ipvsadm::VERSION_LINE).unwrap_or(expected.len());
+        let (connections, services) = expected.split_at(services_at);
+        if !connections.is_empty() {
+            let actual = ipvsadm::connections(&probe.connections);
+            tables.push((probe.name.clone(), state::connections(connections, &actual)));
+        }
+        if !services.is_empty() {
+            tables.push((probe.name.clone(), state::services(services, &ipvsadm::list(&probe.services))));
         }
     }
     for (name, difference) in tables {
