@@ -1,13 +1,15 @@
 //! A director: the serial composition, one frame at a time through all parts. This is the library's API, and the
 //! reference that the batch composition must equal byte for byte.
 
-use crate::config::{DirectorConfig, InterfaceId, ServerKey, ServiceKey};
+use crate::config::{Command, DirectorConfig, InterfaceId, ScheduledCommand, ServerKey, ServiceKey};
 use crate::draws::{Doubt, Draws};
+use crate::link::Host;
 use crate::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use crate::observe::Observations;
 use crate::output::Output;
 use crate::profile::System;
 use crate::time::Nanos;
+use crate::track::Ipvs;
 use crate::verdict::{Names, Verdict};
 use crate::{dpvs, linux};
 
@@ -34,10 +36,23 @@ pub struct Arrival<'a> {
     pub wire_len: u32,
 }
 
+/// What batch works on while it takes the place of a director's serial way.
+pub(crate) struct ParallelParts<'a> {
+    pub host: &'a Host,
+    pub ipvs: &'a mut Ipvs,
+    pub draws: &'a Draws,
+}
+
+/// Changes whenever anything but connections and counters may have changed.
+pub(crate) type Version = (usize, u64, usize);
+
 /// A director.
 #[derive(Clone, Debug)]
 pub struct Director {
     system: SystemDirector,
+    /// No address is added while traffic runs: a connection's client could become the director itself, which batch does not
+    /// expect.
+    batchable: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +71,8 @@ impl Director {
             System::Linux => SystemDirector::Linux(Box::new(linux::Director::new(config, draws)?)),
             System::Dpvs => SystemDirector::Dpvs(Box::new(dpvs::Director::new(config, draws)?)),
         };
-        Ok(Director { system })
+        let adds = |change: &ScheduledCommand| matches!(change.command, Command::AddAddress { .. });
+        Ok(Director { system, batchable: !config.changes.iter().any(adds) })
     }
 
     /// Takes one frame in. Timers and scheduled changes that are due before it come first, at their own times. The frames
@@ -106,6 +122,31 @@ impl Director {
         match &mut self.system {
             SystemDirector::Linux(director) => director.observe(observations),
             SystemDirector::Dpvs(director) => director.observe(observations),
+        }
+    }
+
+    /// What batch may work on; none when every packet must go the serial way.
+    pub(crate) fn parallel_parts(&mut self) -> Option<ParallelParts<'_>> {
+        match &mut self.system {
+            SystemDirector::Linux(director) if self.batchable => director.parallel_parts(),
+            SystemDirector::Linux(_) => None,
+            SystemDirector::Dpvs(_) => None,
+        }
+    }
+
+    /// The version of all but connections and counters; none when batch can't tell.
+    pub(crate) fn version(&self) -> Option<Version> {
+        match &self.system {
+            SystemDirector::Linux(director) => Some(director.version()),
+            SystemDirector::Dpvs(_) => None,
+        }
+    }
+
+    /// When something other than a connection's end is due next.
+    pub(crate) fn next_due(&self) -> Nanos {
+        match &self.system {
+            SystemDirector::Linux(director) => director.next_due(),
+            SystemDirector::Dpvs(_) => Nanos(0),
         }
     }
 

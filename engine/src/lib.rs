@@ -8,6 +8,7 @@
 //! [`schedule`] chooses real servers, `rewrite` makes the frames that leave.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod config;
 pub mod director;
 pub mod dpvs;

@@ -106,6 +106,8 @@ type Key = (InterfaceId, IpAddr);
 /// The table. Its size is bounded as the kernel's is (gc_thresh3).
 #[derive(Clone, Debug, Default)]
 pub struct Neighbours {
+    /// Counts changes of what [`Neighbours::known`] answers.
+    version: u64,
     entries: HashMap<Key, Entry>,
     timers: BTreeSet<(Nanos, Key)>,
 }
@@ -118,6 +120,7 @@ const MAX_ENTRIES: usize = 1024;
 impl Neighbours {
     /// Sets an entry by hand. One that is not permanent is taken as just confirmed long ago: stale.
     pub fn set(&mut self, interface: InterfaceId, address: IpAddr, mac: MacAddr, permanent: bool) {
+        self.version += 1;
         self.remove(interface, address);
         let state = if permanent { State::Permanent } else { State::Stale };
         self.entries.insert((interface, address), Entry { state, mac, ..Entry::new(Nanos(0)) });
@@ -126,6 +129,7 @@ impl Neighbours {
     /// Forgets an entry; what waits for it is gone.
     pub fn remove(&mut self, interface: InterfaceId, address: IpAddr) {
         let key = (interface, address);
+        self.version += 1;
         if let Some(entry) = self.entries.remove(&key)
             && let Some(timer) = entry.timer
         {
@@ -139,6 +143,16 @@ impl Neighbours {
         for address in gone {
             self.remove(interface, address);
         }
+    }
+
+    /// A number that changes whenever another answer of [`Neighbours::known`] is possible.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether the next packet to an unknown neighbour throws an entry out.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_ENTRIES
     }
 
     /// The address of a permanent or confirmed entry, for the way that needs no queue.
@@ -211,6 +225,9 @@ impl Neighbours {
         if entry.state == State::Permanent || valid && entry.mac != mac && !replace {
             return VecDeque::new();
         }
+        if entry.state != State::Reachable || !confirmed || entry.mac != mac {
+            self.version += 1;
+        }
         if confirmed {
             entry.state = State::Reachable;
         } else if !valid || entry.mac != mac {
@@ -237,6 +254,7 @@ impl Neighbours {
     pub fn fire(&mut self, now: Nanos) -> Option<TimerEvent> {
         let (time, key) = *self.timers.first().filter(|(time, _)| *time <= now)?;
         let entry = self.entries.get_mut(&key)?;
+        self.version += 1;
         let (next, event) = match entry.state {
             State::Reachable if time <= entry.used + entry.delay => {
                 entry.state = State::Delay;

@@ -239,6 +239,16 @@ impl PathMtus {
         self.learned.get(&destination).filter(|entry| now < entry.expires).map(|entry| entry.mtu)
     }
 
+    /// How many destinations there are about which something was learned, whether it still holds or not.
+    pub fn len(&self) -> usize {
+        self.learned.len()
+    }
+
+    /// Whether nothing was learned.
+    pub fn is_empty(&self) -> bool {
+        self.learned.is_empty()
+    }
+
     /// Learns a value that is smaller than the one known (`__ip_rt_update_pmtu`: 1.0 of reference section 6.8).
     pub fn learn(&mut self, destination: IpAddr, mtu: u32, known: u32, now: Nanos) {
         let floor = if destination.is_ipv4() { PathMtus::MIN_V4 } else { 1280 };

@@ -28,6 +28,7 @@ mod input;
 mod options;
 mod output;
 mod packet;
+mod parallel;
 mod related;
 mod reply;
 mod transmit;

@@ -18,7 +18,7 @@ mod timer;
 pub use command::CommandError;
 pub use connection::{Advance, Connection, ConnectionId, Direction, Flags, StateRules, TransportEvent};
 pub use server::Server;
-pub use service::{Service, Services};
+pub use service::{Passed, Service, Services};
 pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
@@ -508,7 +508,7 @@ impl Ipvs {
 
     /// Whether what happens in one shard of the table concerns no other.
     pub(crate) fn is_plain(&self) -> bool {
-        self.table.is_plain() && self.persistence_data.is_empty() && self.sip_templates.is_empty()
+        self.table.is_plain() && self.persistence_data.is_empty() && self.sip_templates.is_empty() && self.observations.is_empty()
     }
 
     /// The shards, and the services that go with them. Only while [`Ipvs::is_plain`].

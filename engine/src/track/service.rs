@@ -48,6 +48,19 @@ impl Service {
     }
 }
 
+/// What passed a server since it was counted last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Their bytes, as IP total lengths.
+    pub in_bytes: u64,
+    /// Packets from the server.
+    pub out_packets: u64,
+    /// Their bytes.
+    pub out_bytes: u64,
+}
+
 /// All services and servers. Both are named by numbers that stay theirs for the director's life.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
@@ -145,6 +158,19 @@ impl Services {
                 if data { at(21) } else { None }
             })
             .or_else(|| at(0))
+    }
+
+    /// Counts what passed, by server number, on servers and their services.
+    pub fn count(&mut self, passed: &[Passed]) {
+        for (server, passed) in self.servers.iter_mut().zip(passed).filter(|(server, _)| server.available) {
+            let service = self.all.get_mut(server.service as usize).map(|service| &mut service.counters);
+            for counters in [Some(&mut server.counters), service].into_iter().flatten() {
+                counters.in_packets += passed.in_packets;
+                counters.in_bytes += passed.in_bytes;
+                counters.out_packets += passed.out_packets;
+                counters.out_bytes += passed.out_bytes;
+            }
+        }
     }
 
     /// The candidates of a service, in list order.

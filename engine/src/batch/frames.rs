@@ -1,0 +1,108 @@
+//! What batch reads from and writes to: frames that lie ready, and whoever takes what leaves.
+
+use crate::director::Arrival;
+use crate::output::EmittedFrame;
+use crate::verdict::Verdict;
+
+/// Frames that lie ready, in parts of some thousand. Every part is visited by one thread at a time, several parts at once.
+pub trait Frames: Sync {
+    /// How many parts there are.
+    fn parts(&self) -> usize;
+
+    /// How many frames a part has.
+    fn part_len(&self, part: usize) -> usize;
+
+    /// A frame of a part; none if it is not for the director (such as one that the director sent itself). It must be the
+    /// same each time it is asked for.
+    fn arrival(&self, part: usize, number: usize) -> Option<Arrival<'_>>;
+}
+
+/// Frames of a slice, in parts of this length.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    arrivals: &'a [Arrival<'a>],
+    part: usize,
+}
+
+impl<'a> Slice<'a> {
+    /// In parts of `part` frames, at least 1.
+    pub fn new(arrivals: &'a [Arrival<'a>], part: usize) -> Slice<'a> {
+        Slice { arrivals, part: part.max(1) }
+    }
+}
+
+impl Frames for Slice<'_> {
+    fn parts(&self) -> usize {
+        self.arrivals.len().div_ceil(self.part)
+    }
+
+    fn part_len(&self, part: usize) -> usize {
+        self.arrivals.len().saturating_sub(part * self.part).min(self.part)
+    }
+
+    fn arrival(&self, part: usize, number: usize) -> Option<Arrival<'_>> {
+        self.arrivals.get(part * self.part + number).copied()
+    }
+}
+
+/// How much was emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Emitted {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A frame that leaves, in two pieces that follow each other: so the payload need not be copied to be compared or written.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaving<'a> {
+    /// The rewritten headers.
+    pub head: &'a [u8],
+    /// What follows them.
+    pub tail: &'a [u8],
+    /// All but the bytes: of those, `frame.bytes` holds none.
+    pub frame: EmittedFrame<'a>,
+}
+
+/// Takes what a director emits. Pieces are made in parallel, each by one thread, and collected in order.
+pub trait Sink: Sync {
+    /// What becomes of a run of arrivals.
+    type Piece: Send;
+
+    /// Starts a piece; `before` is what the earlier pieces of this call hold.
+    fn piece(&self, before: Emitted) -> Self::Piece;
+
+    /// A frame leaves.
+    fn frame(&self, piece: &mut Self::Piece, leaving: Leaving<'_>);
+
+    /// An arrival is done; the frames that it caused came before. `part` and `number` say which.
+    fn verdict(&self, piece: &mut Self::Piece, part: usize, number: usize, verdict: Verdict);
+
+    /// Takes a piece that is finished. Called in the order of the arrivals.
+    fn collect(&mut self, piece: Self::Piece);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::InterfaceId;
+    use crate::time::Nanos;
+
+    #[test]
+    fn a_slice_in_parts_holds_every_frame_once() {
+        let bytes = [0; 10];
+        let arrivals: Vec<Arrival<'_>> = (0..10)
+            .map(|number| Arrival { time: Nanos(number), interface: InterfaceId(0), frame: &bytes, wire_len: 10 })
+            .collect();
+        for part in 1..12 {
+            let slice = Slice::new(&arrivals, part);
+            let times: Vec<u64> = (0..slice.parts())
+                .flat_map(|part| (0..slice.part_len(part)).map(move |number| (part, number)))
+                .filter_map(|(part, number)| slice.arrival(part, number))
+                .map(|arrival| arrival.time.0)
+                .collect();
+            assert_eq!(times, (0..10).collect::<Vec<u64>>());
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Which packets may take the parallel way, and what they say: the stateless part of batch.
+//!
+//! A packet is in lane when every decision about it except the connection's is the same for all packets like it: Ethernet
+//! without tags to one of our addresses, IP without options, extension headers or fragments, right header checksum, TTL to
+//! spare, whole in the capture, TCP or UDP, and from the addresses of a service or a real server. Anything else, however
+//! harmless, is left to the serial director: here only what is plain is decided, never what is right.
+
+use crate::config::{Family, InterfaceId, MacAddr, Protocol};
+use crate::director::Arrival;
+use crate::time::Nanos;
+use crate::track::{SHARDS, shard_of};
+use foldhash::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const ETHERNET: usize = 14;
+/// TCP flag bits.
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+
+/// An address and port with its protocol: a service, or a real server as the source of answers.
+pub(super) type End = (IpAddr, u16, u8);
+
+/// A packet in lane, as small as can be: there is one for each packet of a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Item {
+    /// When.
+    pub time: Nanos,
+    /// The client: its IPv4 address, or the place of its IPv6 address in [`Lane::clients`].
+    pub client: u32,
+    /// The frame's number in its part.
+    pub number: u32,
+    /// The client's port, host order.
+    pub port: u16,
+    /// The place of the service or real server in [`Ends`].
+    pub end: u16,
+    /// Length of the IP packet.
+    pub len: u16,
+    /// TCP flags, 0 for UDP.
+    pub flags: u8,
+    /// The shard of the connection table.
+    pub shard: u8,
+    /// Where it arrived.
+    pub interface: InterfaceId,
+}
+
+/// The addresses whose packets are in lane: services, then real servers whose answers are translated.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends {
+    places: HashMap<End, u16>,
+    /// All of them in order of place.
+    pub list: Vec<End>,
+    /// How many of them are services.
+    pub services: usize,
+}
+
+impl Ends {
+    /// Services first, then real servers. What does not fit into 65,535 places stays out of lane, and so does a real server
+    /// that has the address of a service.
+    pub fn new(services: impl IntoIterator<Item = End>, servers: impl IntoIterator<Item = End>) -> Ends {
+        let mut ends = Ends::default();
+        services.into_iter().for_each(|end| ends.add(end));
+        ends.services = ends.list.len();
+        servers.into_iter().for_each(|end| ends.add(end));
+        ends
+    }
+
+    fn add(&mut self, end: End) {
+        if let Ok(place) = u16::try_from(self.list.len())
+            && !self.places.contains_key(&end)
+        {
+            self.places.insert(end, place);
+            self.list.push(end);
+        }
+    }
+
+    /// Whether answers of real servers are in lane at all.
+    pub fn has_servers(&self) -> bool {
+        self.list.len() > self.services
+    }
+}
+
+/// An interface as far as packets in lane need it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port {
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Frames that arrive here may be in lane.
+    pub open: bool,
+}
+
+/// What a part of a window holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lane {
+    /// Packets in lane, by shard and within a shard in order.
+    pub items: Vec<Item>,
+    /// Where each shard's items end.
+    pub ends: Vec<u32>,
+    /// Numbers of the frames that are not in lane, in order.
+    pub others: Vec<u32>,
+    /// IPv6 clients.
+    pub clients: Vec<Ipv6Addr>,
+    /// The times of the first and the last frame; what would step back in time is not in lane.
+    pub times: Option<(Nanos, Nanos)>,
+    unsorted: Vec<Item>,
+    /// Sources that were found good last, by a hash of the address, and where they came in.
+    good_sources: Vec<(IpAddr, InterfaceId)>,
+}
+
+/// How many good sources are remembered.
+const SOURCES: usize = 1024;
+
+impl Lane {
+    /// The items of a shard.
+    pub fn shard(&self, shard: usize) -> &[Item] {
+        let from = if shard == 0 { 0 } else { self.ends.get(shard - 1).copied().unwrap_or(0) } as usize;
+        let to = self.ends.get(shard).copied().unwrap_or(0) as usize;
+        self.items.get(from..to).unwrap_or(&[])
+    }
+
+    /// The client of an item.
+    pub fn client(&self, item: &Item, family: Family) -> IpAddr {
+        match family {
+            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from(item.client)),
+            Family::Ipv6 => IpAddr::V6(self.clients.get(item.client as usize).copied().unwrap_or(Ipv6Addr::UNSPECIFIED)),
+        }
+    }
+
+    /// Reads the frames of a part. `source_is_good` says whether a packet from that address may come in by that interface: it
+    /// is asked seldom, its answers are kept. `way_back` tells the MTU of the way of an answer to its client, if there is one.
+    pub fn fill<'a>(
+        &mut self,
+        frames: impl Iterator<Item = Option<Arrival<'a>>>,
+        ports: &[Port],
+        ends: &Ends,
+        source_is_good: impl Fn(IpAddr, InterfaceId) -> bool,
+        way_back: impl Fn(IpAddr, InterfaceId) -> Option<u32>,
+    ) {
+        self.others.clear();
+        self.unsorted.clear();
+        self.clients.clear();
+        let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), InterfaceId(u16::MAX));
+        self.good_sources.clear();
+        self.good_sources.resize(SOURCES, nobody);
+        self.ends.clear();
+        self.ends.resize(SHARDS, 0);
+        self.times = None;
+        let mut last = None;
+        for (number, arrival) in frames.enumerate() {
+            let item = arrival.and_then(|arrival| {
+                let (_, latest) = self.times.get_or_insert((arrival.time, arrival.time));
+                if arrival.time < *latest {
+                    return None;
+                }
+                *latest = arrival.time;
+                let plain = Plain::read(&arrival, ports, ends.has_servers())?;
+                let place = plain.place(ends, &mut last)?;
+                let request = usize::from(place) < ends.services;
+                if !request && way_back(plain.destination, arrival.interface).is_none_or(|mtu| u32::from(plain.len) > mtu) {
+                    return None;
+                }
+                let (client, port) = if request { (plain.source, plain.ports.0) } else { (plain.destination, plain.ports.1) };
+                let kept = &mut self.good_sources[kept_at(plain.source)];
+                if *kept != (plain.source, arrival.interface) {
+                    if !source_is_good(plain.source, arrival.interface) {
+                        return None;
+                    }
+                    *kept = (plain.source, arrival.interface);
+                }
+                let shard = shard_of(client, port);
+                let client = match client {
+                    IpAddr::V4(v4) => u32::from(v4),
+                    IpAddr::V6(v6) => {
+                        self.clients.push(v6);
+                        self.clients.len() as u32 - 1
+                    }
+                };
+                let (time, interface, number) = (arrival.time, arrival.interface, number as u32);
+                Some(Item { time, client, number, port, end: place, len: plain.len, flags: plain.flags, shard, interface })
+            });
+            match item {
+                Some(item) => {
+                    self.ends[usize::from(item.shard)] += 1;
+                    self.unsorted.push(item);
+                }
+                None => self.others.push(number as u32),
+            }
+        }
+        self.sort();
+    }
+
+    /// Puts the items in order of shard, by counting; `ends` holds the counts and then the ends.
+    fn sort(&mut self) {
+        let mut at = 0;
+        for count in &mut self.ends {
+            // Each entry is first where its shard begins, and has moved to where it ends when all items are placed.
+            at += std::mem::replace(count, at);
+        }
+        self.items.clear();
+        self.items.resize(self.unsorted.len(), Item::default());
+        for item in &self.unsorted {
+            let place = &mut self.ends[usize::from(item.shard)];
+            self.items[*place as usize] = *item;
+            *place += 1;
+        }
+    }
+}
+
+pub(super) fn kept_at(source: IpAddr) -> usize {
+    let word = match source {
+        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+        IpAddr::V6(v6) => {
+            let wide = u128::from(v6);
+            (wide >> 64) as u64 ^ wide as u64
+        }
+    };
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SOURCES
+}
+
+/// The headers of a packet that may be in lane.
+struct Plain {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    ports: (u16, u16),
+    len: u16,
+    flags: u8,
+}
+
+impl Plain {
+    #[inline]
+    fn read(arrival: &Arrival<'_>, ports: &[Port], answers: bool) -> Option<Plain> {
+        let frame = arrival.frame;
+        let port = ports.get(usize::from(arrival.interface.0)).filter(|port| port.open)?;
+        let header = frame.first_chunk::<54>()?; // Ethernet, IPv4 and TCP, or Ethernet and IPv6.
+        if header[..6] != port.mac.0 || arrival.wire_len as usize != frame.len() {
+            return None;
+        }
+        let (source, destination, protocol, len, at) = match [header[12], header[13], header[14]] {
+            [0x08, 0x00, 0x45] => {
+                let len = u16::from_be_bytes([header[16], header[17]]);
+                // No fragment, no reserved bit; TTL to spare.
+                if header[20] & 0xbf != 0 || header[21] != 0 || header[22] < 2 || !checksum_is_right(header) {
+                    return None;
+                }
+                let source = Ipv4Addr::new(header[26], header[27], header[28], header[29]);
+                let destination = Ipv4Addr::new(header[30], header[31], header[32], header[33]);
+                (IpAddr::V4(source), IpAddr::V4(destination), header[23], usize::from(len), ETHERNET + 20)
+            }
+            [0x86, 0xdd, first] if first >> 4 == 6 => {
+                let len = 40 + usize::from(u16::from_be_bytes([header[18], header[19]]));
+                if header[21] < 2 {
+                    return None;
+                }
+                let source: [u8; 16] = *frame.get(22..38)?.first_chunk()?;
+                let destination: [u8; 16] = *frame.get(38..54)?.first_chunk()?;
+                (IpAddr::V6(source.into()), IpAddr::V6(destination.into()), header[20], len, ETHERNET + 40)
+            }
+            _ => return None,
+        };
+        let end = ETHERNET + len;
+        let transport = frame.get(at..end)?;
+        if len > port.mtu as usize || frame.len() > ETHERNET + port.mtu.max(46) as usize || len > usize::from(u16::MAX) {
+            return None;
+        }
+        let flags = match Protocol(protocol) {
+            Protocol::TCP => {
+                let header = transport.first_chunk::<20>()?;
+                let words = usize::from(header[12] >> 4);
+                if words < 5 || words * 4 > transport.len() {
+                    return None;
+                }
+                header[13]
+            }
+            Protocol::UDP => {
+                let header = transport.first_chunk::<8>()?;
+                if usize::from(u16::from_be_bytes([header[4], header[5]])) != transport.len() {
+                    return None;
+                }
+                // Without a checksum, translation has rules of its own.
+                if answers && header[6] == 0 && header[7] == 0 {
+                    return None;
+                }
+                0
+            }
+            _ => return None,
+        };
+        let ports = (u16::from_be_bytes([transport[0], transport[1]]), u16::from_be_bytes([transport[2], transport[3]]));
+        Some(Plain { source, destination, protocol, ports, len: len as u16, flags })
+    }
+
+    /// The place of the service that it goes to, or of the real server that it comes from. Client ports that IPVS treats
+    /// apart (0 and 20) have none.
+    #[inline]
+    fn place(&self, ends: &Ends, last: &mut Option<(End, u16)>) -> Option<u16> {
+        let to = (self.destination, self.ports.1, self.protocol);
+        if let Some((end, place)) = last
+            && *end == to
+        {
+            return (!matches!(self.ports.0, 0 | 20)).then_some(*place);
+        }
+        if let Some(place) = ends.places.get(&to).filter(|place| usize::from(**place) < ends.services) {
+            *last = Some((to, *place));
+            return (!matches!(self.ports.0, 0 | 20)).then_some(*place);
+        }
+        if !ends.has_servers() {
+            return None;
+        }
+        let from = (self.source, self.ports.0, self.protocol);
+        let place = ends.places.get(&from).filter(|place| usize::from(**place) >= ends.services)?;
+        (!matches!(self.ports.1, 0 | 20)).then_some(*place)
+    }
+}
+
+fn checksum_is_right(header: &[u8; 54]) -> bool {
+    let mut sum = 0;
+    for word in header[ETHERNET..ETHERNET + 20].as_chunks::<4>().0 {
+        sum += u64::from(u32::from_be_bytes(*word));
+    }
+    sum = (sum >> 32) + (sum & 0xffff_ffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum == 0xffff
+}

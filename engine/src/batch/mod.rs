@@ -1,0 +1,355 @@
+//! The batch composition: windows of packets, each part of the engine over the whole window at once.
+//!
+//! ```text
+//! classify   every part of the window by itself     lane.rs    which packets are plain
+//! track      every shard of the table by itself     run.rs     which connection, which state
+//! schedule   the openings in order                  run.rs     which real server
+//! rewrite    every part by itself                   emit.rs    the frames that leave
+//! ```
+//!
+//! Batch gives what [`Director::receive`] gives, byte for byte and in order, for any number of threads and any size of windows.
+//! It can, because it never decides what is right: only packets about which nothing but their connection is in question take
+//! the parallel way, over stretches in which nothing but connections changes; all others are given to the serial director, one
+//! by one, in their place. What moves a connection on, what a scheduler chooses and what a method does to a packet is in both
+//! compositions the same code.
+
+mod emit;
+mod frames;
+mod lane;
+mod run;
+#[cfg(test)]
+mod tests;
+mod way;
+
+pub use frames::{Emitted, Frames, Leaving, Sink, Slice};
+
+use crate::director::{Director, Version};
+use crate::output::Output;
+use crate::time::Nanos;
+use crate::track::Passed;
+use crate::track::SHARDS;
+use emit::{Emitter, WaysBack};
+use lane::Lane;
+use rayon::prelude::*;
+use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use way::{Plan, source_is_good, way_back};
+
+/// What batch does at a moment, for whoever takes the time: the engine has no clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Headers are read and packets are sorted by flow.
+    Classify,
+    /// Connections are found, opened and moved on.
+    Track,
+    /// New connections get their servers.
+    Schedule,
+    /// Frames are made and given to the sink.
+    Rewrite,
+    /// Packets take the serial way.
+    Serial,
+    /// Nothing: the window is done.
+    Done,
+}
+
+/// How packets were handled so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handled {
+    /// Packets that took the parallel way.
+    pub parallel: u64,
+    /// Packets that took the serial way.
+    pub serial: u64,
+    /// Windows given.
+    pub windows: u64,
+    /// Windows of which at least one packet took the serial way.
+    pub mixed_windows: u64,
+}
+
+/// A director that takes packets by windows.
+#[derive(Debug)]
+pub struct Batch {
+    director: Director,
+    shortest_run: usize,
+    longest_detour: usize,
+    /// What packets in lane are, and as of which version of the director.
+    plan: Option<(Version, Option<Plan>)>,
+    lanes: Vec<Lane>,
+    /// The number of each part's first frame in the window, and the number of all frames.
+    starts: Vec<usize>,
+    outcomes: Vec<AtomicU32>,
+    runs: Vec<ShardRun>,
+    handled: Handled,
+    out: Output,
+}
+
+/// A parallel run costs about this many serial packets: shorter ones are not worth it.
+const SHORTEST_RUN: usize = 512;
+/// How many packets go the serial way before the parallel one is tried again, at most.
+const LONGEST_DETOUR: usize = 8192;
+
+impl Batch {
+    /// A director as it is now, from here on by windows.
+    pub fn new(director: Director) -> Batch {
+        Batch {
+            director,
+            shortest_run: SHORTEST_RUN,
+            longest_detour: LONGEST_DETOUR,
+            plan: None,
+            lanes: Vec::new(),
+            starts: Vec::new(),
+            outcomes: Vec::new(),
+            runs: vec![ShardRun::default(); SHARDS],
+            handled: Handled::default(),
+            out: Output::default(),
+        }
+    }
+
+    /// Takes the parallel way for runs of at least that many packets. For tests: it changes nothing but speed.
+    pub fn with_shortest_run(mut self, packets: usize) -> Batch {
+        self.shortest_run = packets.max(1);
+        self.longest_detour = packets.clamp(1, LONGEST_DETOUR);
+        self
+    }
+
+    /// The director.
+    pub fn director(&self) -> &Director {
+        &self.director
+    }
+
+    /// The director, to let time pass or to go on one by one.
+    pub fn director_mut(&mut self) -> &mut Director {
+        &mut self.director
+    }
+
+    /// How packets were handled so far.
+    pub fn handled(&self) -> Handled {
+        self.handled
+    }
+
+    /// Takes a window of frames in, as [`Director::receive`] would one by one. `stage` is told what is done when.
+    pub fn process<F: Frames, S: Sink>(&mut self, frames: &F, sink: &mut S, stage: &mut dyn FnMut(Stage)) {
+        let before = self.handled;
+        self.starts.clear();
+        let mut total = 0;
+        for part in 0..frames.parts() {
+            self.starts.push(total);
+            total += frames.part_len(part);
+        }
+        let mut emitted = Emitted::default();
+        let mut at = 0;
+        let mut classified = None;
+        let mut detour = 1;
+        let mut longest = LONGEST_RUN;
+        while at < total {
+            let mut until = total.min(at + self.longest_detour);
+            if total - at >= self.shortest_run && self.has_plan() {
+                let version = self.director.version();
+                if classified != version {
+                    stage(Stage::Classify);
+                    self.classify(frames);
+                    classified = version;
+                }
+                let end = self.run_end(frames, at..total.min(at.saturating_add(longest)));
+                let mut done = 0;
+                if end - at >= self.shortest_run {
+                    done = self.run(frames, sink, at..end, &mut emitted, stage);
+                    self.handled.parallel += done as u64;
+                    at += done;
+                    if at == end {
+                        longest = longest.saturating_mul(4).min(LONGEST_RUN);
+                        detour = 1;
+                        continue;
+                    }
+                    longest = (4 * done).max(4 * self.shortest_run).min(LONGEST_RUN);
+                }
+                // What stopped the run seldom comes alone: the less it brought, the longer the next one is put off.
+                detour = if done >= 8 * self.shortest_run { 1 } else { (2 * detour).min(self.longest_detour) };
+                until = total.min(end.max(at) + 1).max(total.min(at + detour));
+                if done > 0 || end - at >= self.shortest_run {
+                    until = total.min(at + detour);
+                }
+            }
+            stage(Stage::Serial);
+            self.serial(frames, sink, at..until, &mut emitted);
+            at = until;
+        }
+        self.handled.windows += 1;
+        self.handled.mixed_windows += u64::from(self.handled.serial != before.serial);
+        stage(Stage::Done);
+    }
+
+    /// Makes sure that the plan is that of the director as it is; whether there is one and it may be used now.
+    fn has_plan(&mut self) -> bool {
+        let Some(version) = self.director.version() else { return false };
+        let Some(parts) = self.director.parallel_parts() else { return false };
+        if self.plan.as_ref().is_none_or(|(known, _)| *known != version) {
+            self.plan = Some((version, Plan::new(parts.host, parts.ipvs)));
+        }
+        parts.ipvs.is_plain() && !parts.host.neighbours.is_full() && matches!(&self.plan, Some((_, Some(_))))
+    }
+
+    /// Reads the headers of all frames of the window.
+    fn classify<F: Frames>(&mut self, frames: &F) {
+        let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return };
+        let host = parts.host;
+        self.lanes.resize_with(frames.parts(), Lane::default);
+        self.lanes.par_iter_mut().enumerate().for_each(|(part, lane)| {
+            let arrivals = (0..frames.part_len(part)).map(|number| frames.arrival(part, number));
+            lane.fill(
+                arrivals,
+                &plan.ports,
+                &plan.ends,
+                |source, on| source_is_good(host, source, on),
+                |client, on| way_back(host, client, on).map(|way| way.mtu),
+            );
+        });
+    }
+
+    /// How far a run can go at most: to the next frame that is not plain, to the next moment at which anything but connections
+    /// may change, or to where time goes backwards.
+    fn run_end<F: Frames>(&self, frames: &F, range: Range<usize>) -> usize {
+        let Some((_, Some(plan))) = &self.plan else { return range.start };
+        let due = self.director.next_due();
+        let mut latest: Option<Nanos> = None;
+        let mut limit = due;
+        for (part, (lane, start)) in self.lanes.iter().zip(&self.starts).enumerate() {
+            let len = frames.part_len(part);
+            if start + len <= range.start {
+                continue;
+            }
+            if *start >= range.end {
+                break;
+            }
+            let first = range.start.max(*start);
+            let other = lane.others.get(lane.others.partition_point(|number| start + (*number as usize) < first));
+            let end = other.map_or(start + len, |number| start + *number as usize).min(range.end);
+            // Frames in front of the first other one are plain, so they are arrivals in order of time.
+            let time = |number: usize| frames.arrival(part, number - start).map_or(Nanos::NEVER, |arrival| arrival.time);
+            if first < end {
+                let begins = time(first);
+                if latest.is_none() {
+                    limit = due.min(begins + plan.shortest_timeout);
+                }
+                if latest.is_some_and(|latest| begins < latest) {
+                    return first;
+                }
+                let last = time(end - 1);
+                if last >= limit {
+                    return (first..end).find(|number| time(*number) >= limit).unwrap_or(first);
+                }
+                latest = Some(last);
+            }
+            if end < (start + len).min(range.end) {
+                return end;
+            }
+        }
+        range.end
+    }
+
+    /// Takes frames one by one.
+    fn serial<F: Frames, S: Sink>(&mut self, frames: &F, sink: &mut S, range: Range<usize>, emitted: &mut Emitted) {
+        let mut piece = sink.piece(*emitted);
+        let mut part = self.starts.partition_point(|start| *start <= range.start).saturating_sub(1);
+        for number in range {
+            while self.starts.get(part + 1).is_some_and(|start| *start <= number) {
+                part += 1;
+            }
+            let number = number - self.starts[part];
+            let Some(arrival) = frames.arrival(part, number) else { continue };
+            self.out.clear();
+            let verdict = self.director.receive(arrival, &mut self.out);
+            for frame in self.out.frames() {
+                emitted.frames += 1;
+                emitted.bytes += frame.bytes.len() as u64;
+                sink.frame(&mut piece, Leaving { head: frame.bytes, tail: &[], frame });
+            }
+            sink.verdict(&mut piece, part, number, verdict);
+            self.handled.serial += 1;
+        }
+        sink.collect(piece);
+    }
+
+    /// Takes the parallel way; returns how many frames it took.
+    fn run<F: Frames, S: Sink>(
+        &mut self,
+        frames: &F,
+        sink: &mut S,
+        range: Range<usize>,
+        emitted: &mut Emitted,
+        stage: &mut dyn FnMut(Stage),
+    ) -> usize {
+        let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return 0 };
+        stage(Stage::Track);
+        if self.outcomes.len() < range.len() {
+            self.outcomes.resize_with(range.len(), AtomicU32::default);
+        }
+        let context = Context {
+            ends: &plan.ends,
+            ways: &plan.ways,
+            rules: parts.ipvs.state_rules(),
+            sloppy: plan.sloppy,
+            outcomes: &self.outcomes,
+        };
+        let stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range: range.clone() };
+        let done = run::track(parts.ipvs, &stretch, &context, &mut self.runs);
+        if done == 0 {
+            return 0;
+        }
+        stage(Stage::Schedule);
+        let range = range.start..range.start + done;
+        let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
+        let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
+        let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
+        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, last.map_or(Nanos(0), |arrival| arrival.time));
+        stage(Stage::Rewrite);
+        let emitter = Emitter { host: parts.host, services: &parts.ipvs.services, ways: &plan.ways };
+        let runs = &self.runs[..];
+        let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
+        let outcome = |part: usize, number: usize| {
+            let stored = outcomes.get(starts[part] + number - range.start).map_or(0, |place| place.load(Ordering::Relaxed));
+            Outcome::read(stored, runs)
+        };
+        let numbers = |part: usize| {
+            let len = frames.part_len(part);
+            range.start.saturating_sub(starts[part]).min(len)..(range.end - starts[part]).min(len)
+        };
+        let measured: Vec<Emitted> = (first_part..last_part + 1)
+            .into_par_iter()
+            .map(|part| {
+                let lane = &self.lanes[part];
+                emitter.measure(lane, &plan.ends, &numbers(part), |number| outcome(part, number as usize))
+            })
+            .collect();
+        let mut before = Vec::with_capacity(measured.len());
+        for part in measured {
+            before.push(*emitted);
+            emitted.frames += part.frames;
+            emitted.bytes += part.bytes;
+        }
+        let servers = parts.ipvs.services.servers.len();
+        let shared: &S = sink;
+        let pieces: Vec<(S::Piece, Vec<Passed>)> = before
+            .into_par_iter()
+            .enumerate()
+            .map(|(index, before)| {
+                let part = first_part + index;
+                let mut piece = shared.piece(before);
+                let mut passed = vec![Passed::default(); servers];
+                let mut back = WaysBack::new();
+                for number in numbers(part) {
+                    if let Some(arrival) = frames.arrival(part, number) {
+                        let outcome = outcome(part, number);
+                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passed, &mut back);
+                    }
+                }
+                (piece, passed)
+            })
+            .collect();
+        for (piece, passed) in pieces {
+            sink.collect(piece);
+            parts.ipvs.services.count(&passed);
+        }
+        done
+    }
+}
