@@ -1,7 +1,7 @@
 //! Captures in and out: every file that people may have, whole and broken.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use lvscheck::capture::{CaptureError, Reader, Record, Writer};
+use lvscheck::capture::{CaptureError, Container, OwnedWindow, Reader, Record, Writer};
 use lvscheck_engine::Nanos;
 use proptest::prelude::*;
 use std::io::{Cursor, Read, Write};
@@ -160,7 +160,14 @@ fn a_stream_that_breaks_gives_what_came_before() {
     let whole = gzip.finish().unwrap();
     let (frames, damage) = read_all(&whole[..whole.len() - 12]).unwrap();
     assert!(!frames.is_empty());
-    assert!(damage.is_some() || frames.len() == 200);
+    assert!(damage.unwrap().contains("the gzip stream is cut"));
+    // Every frame is there, only the checksum at the end is not.
+    let (frames, damage) = read_all(&whole[..whole.len() - 1]).unwrap();
+    assert_eq!(frames.len(), 200);
+    insta::assert_snapshot!(damage.unwrap(), @"test: the gzip stream is cut at byte 303224; the 200 frames before it are used, the rest is lost");
+    let error = read_all(&whole[..12]).unwrap_err();
+    assert!(error.is_not_a_capture());
+    insta::assert_snapshot!(error, @"test: the gzip stream is cut at byte 0, before any frame could be read; capture it again, or repair it with pcapfix");
 }
 
 #[test]
@@ -175,7 +182,116 @@ fn broken_files_say_what_and_where() {
     let whole = pcap(false, false, 1, &[(5, 7, b"frame"), (5, 8, b"second")]);
     let (frames, damage) = read_all(&whole[..whole.len() - 3]).unwrap();
     assert_eq!(frames.len(), 1);
-    insta::assert_snapshot!(damage.unwrap(), @"test: the last record is cut: 19 of 22 bytes are there at byte 45; the 1 frames before it are used, the rest is lost");
+    insta::assert_snapshot!(damage.unwrap(), @"test: the last record is cut: 19 of 22 bytes are there at byte 45; the frame before it is used, the rest is lost");
+}
+
+/// A section header block.
+fn section(big_endian: bool) -> Vec<u8> {
+    let mut body = if big_endian { vec![0x1a, 0x2b, 0x3c, 0x4d, 0, 1, 0, 0] } else { vec![0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0] };
+    body.extend([0xff; 8]);
+    block(big_endian, 0x0a0d_0d0a, &body)
+}
+
+/// An interface description block of Ethernet with a snap length and options, each padded to four bytes.
+fn interface(big_endian: bool, snap_len: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
+    let word = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+    let half = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+    let mut body = [half(1), half(0)].concat();
+    body.extend(word(snap_len));
+    for (code, value) in options {
+        body.extend([half(*code), half(value.len() as u16)].concat());
+        body.extend(*value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    }
+    block(big_endian, 1, &body)
+}
+
+#[test]
+fn sections_interfaces_and_every_packet_block() {
+    let half = |value: u16| value.to_le_bytes();
+    let word = |value: u32| value.to_le_bytes();
+    let mut bytes = section(false);
+    bytes.extend(interface(false, 6, &[(2, b"eth0"), (9, &[9])]));
+    bytes.extend(interface(false, 0, &[(2, b"eth1"), (9, &[0x89]), (13, &[32])]));
+    // Obsolete packet block of interface 1: 2.5 s in units of 1/512 s, with a frame check sequence of 32 bits.
+    let obsolete = [&half(1)[..], &half(0), &word(0), &word(1280), &word(8), &word(8), b"datafcs!"].concat();
+    bytes.extend(block(false, 2, &obsolete));
+    // Simple packet block of 9 bytes, of which the interface keeps 6.
+    bytes.extend(block(false, 3, &[&word(9)[..], b"simple"].concat()));
+    // Name resolution, a custom block and an unknown one.
+    for kind in [4, 0xbad, 0x8000_0001] {
+        bytes.extend(block(false, kind, b"to be skipped"));
+    }
+    // A section of the other byte order counts its interfaces from 0 again.
+    bytes.extend(pcapng(true, 6, 1, 3_000_000, b"enhanced"));
+    let mut reader = Reader::from_bytes("test", bytes.clone()).unwrap();
+    let mut names = Vec::new();
+    let mut records = Vec::new();
+    while reader.next_window(&mut records, 1).unwrap().is_some() {}
+    names.extend(reader.interfaces().iter().map(|interface| interface.name.clone().unwrap()));
+    assert_eq!(names, ["eth0", "eth1", "eth7"]);
+    let (frames, damage) = read_all(&bytes).unwrap();
+    assert_eq!(damage, None);
+    let expected: Frames = vec![
+        (2_500_000_000, 1, b"data".to_vec(), 4),
+        // A simple packet has no time: the last one's.
+        (2_500_000_000, 0, b"simple".to_vec(), 9),
+        (4_000_000_000, 2, b"enhanced".to_vec(), 8),
+    ];
+    assert_eq!(frames, expected);
+}
+
+#[test]
+fn kuznetzovs_pcap() {
+    let mut bytes = pcap(false, false, 1, &[]);
+    bytes[..4].copy_from_slice(&0xa1b2_cd34u32.to_le_bytes());
+    for number in 0..2u32 {
+        bytes.extend([number.to_le_bytes(), 7u32.to_le_bytes(), 3u32.to_le_bytes(), 3u32.to_le_bytes()].concat());
+        // Interface, protocol, packet type, padding.
+        bytes.extend([9; 8]);
+        bytes.extend(b"abc");
+    }
+    let expected: Frames = vec![(7_000, 0, b"abc".to_vec(), 3), (1_000_007_000, 0, b"abc".to_vec(), 3)];
+    assert_eq!(read_all(&bytes).unwrap().0, expected);
+}
+
+#[test]
+fn an_error_of_the_disk_is_no_fault_of_the_capture() {
+    struct Bad;
+    impl Read for Bad {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("the disk is ill"))
+        }
+    }
+    let bytes = pcap(false, false, 1, &[(5, 7, b"frame"), (5, 8, b"second")]);
+    let input = Cursor::new(bytes[..50].to_vec()).chain(Bad);
+    let mut reader = Reader::new("test", Box::new(input)).unwrap();
+    let mut records = Vec::new();
+    assert_eq!(reader.next_window(&mut records, 9).unwrap().unwrap().records.len(), 1);
+    let error = reader.next_window(&mut records, 9).unwrap_err();
+    assert!(!error.is_not_a_capture());
+    insta::assert_snapshot!(error, @"test: the disk is ill");
+}
+
+#[test]
+fn what_compresses_well_takes_no_memory() {
+    // 512 MiB of blocks that hold no frame.
+    struct Skipped(usize, Vec<u8>);
+    impl Read for Skipped {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let from = self.0 % self.1.len();
+            let read = buffer.len().min(self.1.len() - from).min((512 << 20) - self.0);
+            buffer[..read].copy_from_slice(&self.1[from..from + read]);
+            self.0 += read;
+            Ok(read)
+        }
+    }
+    let input = Cursor::new(section(false)).chain(Skipped(0, block(false, 0xbad, &[0; 65_524])));
+    let mut reader = Reader::new("test", Box::new(input)).unwrap();
+    let mut window = OwnedWindow::default();
+    assert!(!reader.next_owned(&mut window, 9).unwrap());
+    assert_eq!(reader.damage(), None);
+    assert!(window.bytes.capacity() < 32 << 20, "{}", window.bytes.capacity());
 }
 
 #[test]
@@ -189,6 +305,41 @@ fn a_file_appears_only_when_it_is_whole() {
     drop(writer);
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_stay_and_devices_are_not_replaced() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().join("out.pcap"), folder.path().join("link.pcap"));
+    std::fs::write(&path, b"old").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    symlink(&path, &link).unwrap();
+    Writer::create(&link, &[]).unwrap().finish().unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(std::fs::read(&path).unwrap().len(), 24);
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    let null = std::path::Path::new("/dev/null");
+    Writer::create(null, &[]).unwrap().finish().unwrap();
+    assert!(null.metadata().unwrap().file_type().is_char_device());
+    assert!(matches!(Writer::create(folder.path(), &[]), Err(CaptureError::Folder(_))));
+}
+
+#[test]
+fn the_form_can_be_told_and_interfaces_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capture");
+    let mut writer = Writer::create_as(&path, Container::PcapNg, &["eth0"]).unwrap();
+    let error = writer.write(Nanos(1), 1, b"frame", 5, None).unwrap_err().to_string();
+    assert!(error.ends_with("a frame for interface 1, but only 1 were named"), "{error}");
+    // A comment longer than an option holds, with a letter across the end.
+    let comment = format!("{}\u{e9}tc.", "a".repeat(65_531));
+    writer.write(Nanos(1), 0, b"frame", 5, Some(&comment)).unwrap();
+    writer.finish().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes[..4], [0x0a, 0x0d, 0x0d, 0x0a]);
+    assert_eq!(read_all(&bytes).unwrap().0, [(1, 0, b"frame".to_vec(), 5)]);
 }
 
 fn written(frames: &Frames, name: &str) -> Vec<u8> {
@@ -220,6 +371,25 @@ proptest! {
         prop_assert_eq!(&read_all(&written(&frames, "a.pcapng")).unwrap().0, &frames);
         let one_link: Frames = frames.iter().map(|(time, _, bytes, wire)| (*time, 0, bytes.clone(), *wire)).collect();
         prop_assert_eq!(read_all(&written(&frames, "a.pcap")).unwrap().0, one_link);
+    }
+
+    #[test]
+    fn windows_of_any_size_hold_the_same(frames in some_frames(), most in 0usize..9) {
+        let bytes = written(&frames, "a.pcapng");
+        let (mut borrowed, mut owned) = (Reader::from_bytes("a", bytes.clone()).unwrap(), Reader::from_bytes("a", bytes).unwrap());
+        let (mut found, mut records, mut window) = (Frames::new(), Vec::new(), OwnedWindow::default());
+        while let Some(other) = borrowed.next_window(&mut records, most).unwrap() {
+            prop_assert!(owned.next_owned(&mut window, most).unwrap());
+            prop_assert_eq!(window.first_number, other.first_number);
+            prop_assert_eq!(window.records.len(), other.records.len());
+            for (frame, record) in other.frames().zip(&window.records) {
+                prop_assert_eq!(frame.number, found.len() as u64 + 1);
+                prop_assert_eq!(frame.bytes, record.of(&window.bytes));
+                found.push((frame.time.0, frame.interface, frame.bytes.to_vec(), frame.wire_len));
+            }
+        }
+        prop_assert!(!owned.next_owned(&mut window, most).unwrap());
+        prop_assert_eq!(found, frames);
     }
 
     #[test]

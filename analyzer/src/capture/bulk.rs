@@ -143,7 +143,7 @@ impl BulkReader {
         self.at += end as u64;
         self.frames += window.count as u64;
         match stopped {
-            Some(Step::Damage(what)) => self.fail(what),
+            Some(Step::Damage(fault)) => self.fail(fault.to_string()),
             Some(Step::More(wanted)) if self.at + wanted as u64 > self.size => {
                 let rest = self.size - self.at;
                 self.fail(format!("the last record is cut: {rest} of {wanted} bytes are there"));

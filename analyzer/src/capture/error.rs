@@ -33,6 +33,16 @@ pub enum CaptureError {
         /// What it looks like.
         looks_like: &'static str,
     },
+    /// A frame of an interface that the capture being written does not have.
+    #[error("{name}: a frame for interface {interface}, but only {count} were named")]
+    NoInterface {
+        /// Which file.
+        name: String,
+        /// The frame's interface, from 0.
+        interface: u32,
+        /// How many there are.
+        count: usize,
+    },
     /// It is cut or broken before the first frame.
     #[error("{name}: {what} at byte {offset}, before any frame could be read; capture it again, or repair it with pcapfix")]
     Broken {
@@ -52,6 +62,46 @@ impl CaptureError {
     }
 }
 
+/// What makes no sense in a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A pcap record longer than any frame.
+    #[error("a record claims {0} bytes")]
+    RecordLength(u32),
+    /// A pcapng block shorter than its own frame, of a length that is no multiple of four, or longer than any block.
+    #[error("a block claims {0} bytes")]
+    BlockLength(u32),
+    /// The length before and after a pcapng block must be equal.
+    #[error("a block's two lengths disagree")]
+    BlockLengths,
+    /// A pcapng section of neither byte order.
+    #[error("a section header without its byte-order magic")]
+    ByteOrder,
+    /// A pcapng section of another major version.
+    #[error("a section of pcapng version {0}, of which only 1 is known")]
+    Version(u16),
+    /// A pcapng interface description block.
+    #[error("an interface description that can't be read")]
+    InterfaceDescription,
+    /// More interfaces than any host has.
+    #[error("more interface descriptions than any capture has")]
+    Interfaces,
+    /// A packet block without room for its own header.
+    #[error("a packet block that is too short")]
+    PacketBlock,
+    /// A packet of an interface without description.
+    #[error("a packet of interface {0}, which no block describes")]
+    NoInterface(u32),
+    /// A packet longer than the block that holds it.
+    #[error("a packet claims {len} bytes in a block of {block}")]
+    PacketLength {
+        /// Captured bytes by the packet's header.
+        len: u32,
+        /// The block's length.
+        block: u32,
+    },
+}
+
 /// A fault after some frames were read: they are delivered, the rest is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -68,6 +118,10 @@ pub struct Damage {
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Damage { name, frames, offset, what } = self;
-        write!(f, "{name}: {what} at byte {offset}; the {frames} frames before it are used, the rest is lost")
+        let used = match frames {
+            1 => "the frame before it is".to_owned(),
+            _ => format!("the {frames} frames before it are"),
+        };
+        write!(f, "{name}: {what} at byte {offset}; {used} used, the rest is lost")
     }
 }

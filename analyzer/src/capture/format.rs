@@ -2,6 +2,7 @@
 //! here, at the speed of memory) and pcapng (pcap-parser reads section and interface blocks; packet blocks, which it makes
 //! costly, and time stamps, which it gets wrong, are read here).
 
+use super::error::Fault;
 use super::time::Clock;
 use lvscheck_engine::Nanos;
 use pcap_parser::pcapng::{parse_block_be, parse_block_le};
@@ -12,6 +13,12 @@ pub const MAX_RECORD: usize = 262_144 + 65_536;
 
 /// The largest pcapng block that is not a packet.
 const MAX_BLOCK: usize = 16 << 20;
+
+/// The most interfaces that a capture may describe, over all its sections: descriptions stay in memory, unlike frames.
+const MAX_INTERFACES: usize = 65_536;
+
+/// The longest interface name that is kept, in bytes.
+const MAX_NAME: usize = 255;
 
 /// A frame found in a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +35,14 @@ pub struct Record {
     pub wire_len: u32,
 }
 
+impl Record {
+    /// Its bytes in the buffer that it was found in; nothing in another, shorter one.
+    #[inline]
+    pub fn of<'a>(&self, buffer: &'a [u8]) -> &'a [u8] {
+        buffer.get(self.start..).and_then(|rest| rest.get(..self.len as usize)).unwrap_or_default()
+    }
+}
+
 /// An interface of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureInterface {
@@ -42,7 +57,7 @@ pub struct CaptureInterface {
 }
 
 /// What the next bytes of a capture are.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A frame, and how many bytes it takes.
     Frame(Record, usize),
@@ -51,7 +66,7 @@ pub enum Step {
     /// More bytes are needed: this many in all.
     More(usize),
     /// Nonsense.
-    Damage(String),
+    Damage(Fault),
 }
 
 /// What kind of file it is.
@@ -77,7 +92,12 @@ pub struct PcapNgFormat {
     big_endian: bool,
     /// The section's first interface in the whole capture's list.
     first_interface: usize,
+    /// When the last frame was captured: simple packets, which have no time, take it.
+    last: Nanos,
 }
+
+/// A section header block's type: the same in both byte orders, and pcapng's magic.
+const SECTION: u32 = 0x0a0d_0d0a;
 
 /// The bytes that tell a format: enough for pcap's header.
 pub const HEAD: usize = 24;
@@ -87,7 +107,7 @@ pub const HEAD: usize = 24;
 /// # Errors
 /// What it looks like instead.
 pub fn detect(head: &[u8], interfaces: &mut Vec<CaptureInterface>) -> Result<(Format, usize), &'static str> {
-    if head.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
+    if head.starts_with(&SECTION.to_be_bytes()) {
         return Ok((Format::PcapNg(PcapNgFormat::default()), 0));
     }
     let magic = head.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
@@ -115,18 +135,37 @@ pub fn detect(head: &[u8], interfaces: &mut Vec<CaptureInterface>) -> Result<(Fo
     Err(looks_like(head))
 }
 
+/// What people name by mistake.
 fn looks_like(head: &[u8]) -> &'static str {
     match head {
         [0x7f, b'E', b'L', b'F', ..] => "a program",
-        [b'P', b'K', 3, 4, ..] => "a zip archive",
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => "a zip archive; unpack it first",
         [0xfd, b'7', b'z', b'X', b'Z', ..] => "an xz file; unpack it first",
         [b'B', b'Z', b'h', ..] => "a bzip2 file; unpack it first",
+        [b'7', b'z', 0xbc, 0xaf, ..] => "a 7z archive; unpack it first",
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x04, 0x22, 0x4d, 0x18, ..] => {
+            "something compressed more than twice; unpack it first"
+        }
         [b'X', b'C', b'P', 0, ..] => "a NetXRay capture; convert it with editcap",
+        [b'G', b'M', b'B', b'U', ..] | [b'R', b'T', b'S', b'S', ..] => "a Network Monitor capture; convert it with editcap",
+        [b'T', b'R', b'S', b'N', ..] => "a Sniffer capture; convert it with editcap",
         [b's', b'n', b'o', b'o', b'p', ..] => "a snoop capture; convert it with editcap",
-        [0xd8, 0xff, ..] | [_, _, 0xa1, 0xb2] => "a damaged pcap header",
-        bytes if bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace() || *byte >= 0x80) => "text",
+        [b'%', b'P', b'D', b'F', ..] => "a PDF document",
+        [0xa1, 0xb2, ..] | [_, _, 0xb2, 0xa1, ..] => "a damaged pcap header",
+        bytes if bytes.iter().all(|byte| *byte == 0) => "nothing but zeros",
+        bytes if is_text(bytes) => "text",
         _ => "unknown binary data",
     }
+}
+
+/// Whether it is UTF-8 without control characters; a last character may be cut.
+fn is_text(bytes: &[u8]) -> bool {
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("\0"),
+        Err(_) => return false,
+    };
+    whole.chars().all(|letter| !letter.is_control() || letter.is_ascii_whitespace())
 }
 
 fn u32_at(buffer: &[u8], at: usize, big_endian: bool) -> Option<u32> {
@@ -152,7 +191,7 @@ impl PcapFormat {
         let field = |from| u32_at(header, from, self.big_endian).unwrap_or(0);
         let (seconds, fraction, len, wire_len) = (field(0), field(4), field(8), field(12));
         if len as usize > MAX_RECORD {
-            return Step::Damage(format!("a record claims {len} bytes"));
+            return Step::Damage(Fault::RecordLength(len));
         }
         let size = self.header_len + len as usize;
         if buffer.len() - at < size {
@@ -170,39 +209,48 @@ impl PcapNgFormat {
     /// Reads the block that stands at `at`.
     pub fn step(&mut self, buffer: &[u8], at: usize, interfaces: &mut Vec<CaptureInterface>) -> Step {
         let Some(head) = buffer.get(at..at + 12) else { return Step::More(12) };
-        if head.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
+        if head.starts_with(&SECTION.to_be_bytes()) {
             match head[8..12] {
                 [0x1a, 0x2b, 0x3c, 0x4d] => self.big_endian = true,
                 [0x4d, 0x3c, 0x2b, 0x1a] => self.big_endian = false,
-                _ => return Step::Damage("a section header without its byte-order magic".to_owned()),
+                _ => return Step::Damage(Fault::ByteOrder),
             }
-            self.first_interface = interfaces.len();
         }
         let kind = u32_at(head, 0, self.big_endian).unwrap_or(0);
         let size = u32_at(head, 4, self.big_endian).unwrap_or(0) as usize;
         let packet = matches!(kind, 2 | 3 | 6);
-        if size < 12 || size % 4 != 0 {
-            return Step::Damage(format!("a block claims {size} bytes"));
-        }
-        if size > if packet { MAX_RECORD + 65_536 } else { MAX_BLOCK } {
-            return Step::Damage(format!("a block claims {size} bytes"));
+        if size < 12 || size % 4 != 0 || size > if packet { MAX_RECORD + 65_536 } else { MAX_BLOCK } {
+            return Step::Damage(Fault::BlockLength(size as u32));
         }
         let Some(block) = buffer.get(at..at + size) else { return Step::More(size) };
         if u32_at(block, size - 4, self.big_endian) != Some(size as u32) {
-            return Step::Damage("a block's two lengths disagree".to_owned());
+            return Step::Damage(Fault::BlockLengths);
         }
-        match kind {
+        let step = match kind {
+            SECTION => match u16_at(block, 12, self.big_endian) {
+                Some(1) => {
+                    self.first_interface = interfaces.len();
+                    Step::Skip(size)
+                }
+                Some(version) => Step::Damage(Fault::Version(version)),
+                None => Step::Damage(Fault::BlockLength(size as u32)),
+            },
+            1 if interfaces.len() >= MAX_INTERFACES => Step::Damage(Fault::Interfaces),
             1 => match self.interface(block) {
                 Some(interface) => {
                     interfaces.push(interface);
                     Step::Skip(size)
                 }
-                None => Step::Damage("an interface description that can't be read".to_owned()),
+                None => Step::Damage(Fault::InterfaceDescription),
             },
             2 | 6 => self.packet(kind, block, at, interfaces),
             3 => self.simple_packet(block, at, interfaces),
             _ => Step::Skip(size),
+        };
+        if let Step::Frame(record, _) = step {
+            self.last = record.time;
         }
+        step
     }
 
     fn interface(&self, block: &[u8]) -> Option<CaptureInterface> {
@@ -217,15 +265,26 @@ impl PcapNgFormat {
             interface.options.iter().find(|option| option.code.0 == 9).and_then(|option| option.value.first().copied());
         let fcs_len =
             interface.options.iter().find(|option| option.code.0 == 13).and_then(|option| option.value.first().copied());
+        // The specification says bits and gives 4 as its example, so both are met in files: 32 and 4 are the same.
+        let fcs_len = match fcs_len.unwrap_or(0) {
+            bytes @ 0..=8 => bytes,
+            bits => bits / 8,
+        };
         Some(CaptureInterface {
             name: interface
                 .if_name()
                 .and_then(Result::ok)
-                .map(|name| name.trim_end_matches('\0').to_owned())
+                .map(|name| {
+                    let name = name.trim_end_matches('\0');
+                    name.char_indices()
+                        .take_while(|(at, letter)| at + letter.len_utf8() <= MAX_NAME)
+                        .map(|(_, letter)| letter)
+                        .collect::<String>()
+                })
                 .filter(|name| !name.is_empty()),
             link_type: u16_at(block, 8, self.big_endian)?,
             clock: Clock::new(resolution, offset),
-            fcs_len: u32::from(fcs_len.unwrap_or(0)).min(8),
+            fcs_len: fcs_len.into(),
             snap_len: interface.snaplen,
         })
     }
@@ -237,31 +296,35 @@ impl PcapNgFormat {
         let (Some(number), Some(high), Some(low), Some(len), Some(wire_len)) =
             (number, field(12), field(16), field(20), field(24))
         else {
-            return Step::Damage("a packet block that is too short".to_owned());
+            return Step::Damage(Fault::PacketBlock);
         };
         let index = self.first_interface.saturating_add(number as usize);
         let Some(interface) = interfaces.get(index) else {
-            return Step::Damage(format!("a packet of interface {number}, which no block describes"));
+            return Step::Damage(Fault::NoInterface(number));
         };
         if len as usize > block.len().saturating_sub(32) {
-            return Step::Damage(format!("a packet claims {len} bytes in a block of {}", block.len()));
+            return Step::Damage(Fault::PacketLength { len, block: block.len() as u32 });
         }
         let time = interface.clock.nanos(u64::from(high) << 32 | u64::from(low));
         let (len, wire_len) = without_fcs(len, wire_len.max(len), interface.fcs_len);
         Step::Frame(Record { time, interface: index as u32, start: at + 28, len, wire_len }, block.len())
     }
 
-    /// A simple packet block: no time, the section's first interface, the interface's snap length.
+    /// A simple packet block: no time of its own, so the last frame's, that time never runs back; the section's first
+    /// interface, and that interface's snap length.
     fn simple_packet(&self, block: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {
         let (Some(wire_len), Some(interface)) = (u32_at(block, 8, self.big_endian), interfaces.get(self.first_interface)) else {
-            return Step::Damage("a simple packet without an interface".to_owned());
+            return Step::Damage(Fault::NoInterface(0));
         };
         let snap = if interface.snap_len == 0 { u32::MAX } else { interface.snap_len };
         let len = wire_len.min(snap);
         if len as usize > block.len().saturating_sub(16) {
-            return Step::Damage(format!("a packet claims {len} bytes in a block of {}", block.len()));
+            return Step::Damage(Fault::PacketLength { len, block: block.len() as u32 });
         }
         let (len, wire_len) = without_fcs(len, wire_len, interface.fcs_len);
-        Step::Frame(Record { time: Nanos(0), interface: self.first_interface as u32, start: at + 12, len, wire_len }, block.len())
+        Step::Frame(
+            Record { time: self.last, interface: self.first_interface as u32, start: at + 12, len, wire_len },
+            block.len(),
+        )
     }
 }

@@ -1,9 +1,12 @@
 //! Link types: everything becomes Ethernet (pcap-linktype(7); numbers as in tcpdump.org's list).
 //!
 //! Captures without MAC addresses get made-up ones, the same for every frame, so that a director can be told from its
-//! clients: frames that arrived have [`HERE`] as destination, frames that were sent have it as source.
+//! clients: frames that arrived have [`HERE`] as destination, frames that were sent have it as source. A Linux cooked header
+//! holds the sender's address, which is the capturing host's own in frames that it sent; [`OwnAddresses`] remembers it, so
+//! that frames that arrived get it too.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 /// The MAC of the host that captured, where the capture does not tell.
 pub const HERE: [u8; 6] = [0x02, 0, 0, 0, 0xff, 0x01];
@@ -11,8 +14,17 @@ pub const HERE: [u8; 6] = [0x02, 0, 0, 0, 0xff, 0x01];
 /// The MAC of everybody else, where the capture does not tell.
 pub const THERE: [u8; 6] = [0x02, 0, 0, 0, 0xff, 0x02];
 
+/// LINKTYPE_ETHERNET.
+pub const ETHERNET: u16 = 1;
+/// LINKTYPE_LINUX_SLL, as `tcpdump -i any` wrote it before libpcap 1.10.
+pub const COOKED: u16 = 113;
+/// LINKTYPE_LINUX_SLL2.
+pub const COOKED2: u16 = 276;
+
 const BROADCAST: [u8; 6] = [0xff; 6];
-const MULTICAST: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 1];
+
+/// The most interfaces whose addresses are remembered, more than hosts have.
+const MAX_OWN: usize = 4096;
 
 /// Why a frame can't be made Ethernet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,18 +40,84 @@ pub enum LinkError {
     NotIp,
 }
 
+/// Which way a frame of a cooked capture went, by its packet type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the capturing host.
+    Here,
+    /// To all hosts of the link.
+    Broadcast,
+    /// To a group.
+    Multicast,
+    /// Between other hosts.
+    Elsewhere,
+    /// From the capturing host.
+    Sent,
+}
+
+/// What a Linux cooked header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cooked {
+    /// Which way it went.
+    pub direction: Direction,
+    /// The sender's MAC address, if its device has one.
+    pub sender: Option<[u8; 6]>,
+    /// The capturing host's number of the device (SLL2 only).
+    pub device: Option<u32>,
+    ether_type: u16,
+    len: usize,
+}
+
+/// The capturing host's own MAC addresses, as the frames that it sent tell them.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddresses {
+    /// By the capture's interface and the device's number. None: there are several (SLL does not tell devices apart).
+    by_device: HashMap<(u32, Option<u32>), Option<[u8; 6]>>,
+}
+
+impl OwnAddresses {
+    /// Learns from a frame. Other link types than cooked tell nothing.
+    pub fn observe(&mut self, interface: u32, link_type: u16, frame: &[u8]) {
+        let Some(Cooked { direction: Direction::Sent, sender: Some(sender), device, .. }) = Cooked::of(link_type, frame) else {
+            return;
+        };
+        if self.by_device.len() < MAX_OWN || self.by_device.contains_key(&(interface, device)) {
+            let known = self.by_device.entry((interface, device)).or_insert(Some(sender));
+            if *known != Some(sender) {
+                *known = None;
+            }
+        }
+    }
+
+    /// The frame as Ethernet, as [`to_ethernet`], but with the address of the device that it arrived on where that is known.
+    ///
+    /// # Errors
+    /// As [`to_ethernet`].
+    pub fn to_ethernet<'a>(&self, interface: u32, link_type: u16, frame: &'a [u8]) -> Result<Cow<'a, [u8]>, LinkError> {
+        let mut ethernet = to_ethernet(link_type, frame)?;
+        if let Some(Cooked { direction: Direction::Here, device, .. }) = Cooked::of(link_type, frame)
+            && let Some(Some(own)) = self.by_device.get(&(interface, device))
+        {
+            ethernet.to_mut()[..6].copy_from_slice(own);
+        }
+        Ok(ethernet)
+    }
+}
+
 /// The frame as Ethernet; Ethernet itself is not copied.
 ///
 /// # Errors
 /// The link type is unknown, or the frame is too short for it.
 pub fn to_ethernet(link_type: u16, frame: &[u8]) -> Result<Cow<'_, [u8]>, LinkError> {
     match link_type {
-        1 => Ok(Cow::Borrowed(frame)),
+        ETHERNET => Ok(Cow::Borrowed(frame)),
         // Raw IP under its several numbers.
         12 | 14 | 101 | 228 | 229 => ip(frame).map(Cow::Owned),
         0 | 108 => loopback(frame).map(Cow::Owned),
-        113 => cooked(frame).map(Cow::Owned),
-        276 => cooked2(frame).map(Cow::Owned),
+        COOKED | COOKED2 => {
+            let cooked = Cooked::of(link_type, frame).ok_or(LinkError::Short)?;
+            cooked.ethernet(&frame[cooked.len..]).map(Cow::Owned)
+        }
         other => Err(LinkError::Unknown(other)),
     }
 }
@@ -49,8 +127,8 @@ pub fn growth(link_type: u16) -> i64 {
     match link_type {
         12 | 14 | 101 | 228 | 229 => 14,
         0 | 108 => 10,
-        113 => -2,
-        276 => -6,
+        COOKED => -2,
+        COOKED2 => -6,
         _ => 0,
     }
 }
@@ -87,44 +165,56 @@ fn loopback(frame: &[u8]) -> Result<Vec<u8>, LinkError> {
     }
 }
 
-/// Who is at the two ends, by a cooked header's packet type.
-fn ends(packet_type: u8, sender: [u8; 6]) -> ([u8; 6], [u8; 6]) {
-    match packet_type {
-        0 => (HERE, sender),
-        1 => (BROADCAST, sender),
-        2 => (MULTICAST, sender),
-        3 => (THERE, sender),
-        _ => (THERE, HERE),
+impl Cooked {
+    /// Reads a cooked header. None for another link type, or if it is cut.
+    ///
+    /// LINKTYPE_LINUX_SLL: packet type, ARPHRD, address length, address (8), protocol.
+    /// LINKTYPE_LINUX_SLL2: protocol, reserved, device number (4), ARPHRD, packet type, address length, address (8).
+    pub fn of(link_type: u16, frame: &[u8]) -> Option<Cooked> {
+        let (packet_type, address_len, address, ether_type, device, len) = match link_type {
+            COOKED => {
+                let [_, kind, _, _, long, short, address @ .., a, b] = frame.first_chunk::<16>()?;
+                (*kind, u16::from_be_bytes([*long, *short]), address, [*a, *b], None, 16)
+            }
+            COOKED2 => {
+                let [a, b, _, _, d0, d1, d2, d3, _, _, kind, address_len, address @ ..] = frame.first_chunk::<20>()?;
+                let device = u32::from_be_bytes([*d0, *d1, *d2, *d3]);
+                (*kind, u16::from(*address_len), address, [*a, *b], Some(device), 20)
+            }
+            _ => return None,
+        };
+        let direction = match packet_type {
+            0 => Direction::Here,
+            1 => Direction::Broadcast,
+            2 => Direction::Multicast,
+            3 => Direction::Elsewhere,
+            _ => Direction::Sent,
+        };
+        let sender = address.first_chunk::<6>().copied().filter(|mac| address_len == 6 && *mac != [0; 6]);
+        Some(Cooked { direction, sender, device, ether_type: u16::from_be_bytes(ether_type), len })
+    }
+
+    fn ethernet(&self, packet: &[u8]) -> Result<Vec<u8>, LinkError> {
+        if !matches!(self.ether_type, 0x0800 | 0x86dd | 0x0806 | 0x8100 | 0x88a8) {
+            return Err(LinkError::NotIp);
+        }
+        let (destination, nameless) = match self.direction {
+            Direction::Here => (HERE, THERE),
+            Direction::Broadcast => (BROADCAST, THERE),
+            Direction::Multicast => (group(self.ether_type, packet), THERE),
+            Direction::Elsewhere => (THERE, THERE),
+            Direction::Sent => (THERE, HERE),
+        };
+        Ok(ethernet(destination, self.sender.unwrap_or(nameless), self.ether_type, packet))
     }
 }
 
-fn sender(address: &[u8], len: u16) -> [u8; 6] {
-    match address.get(..6).and_then(|bytes| bytes.try_into().ok()) {
-        Some(mac) if len == 6 && mac != [0; 6] => mac,
-        _ => THERE,
-    }
-}
-
-/// LINKTYPE_LINUX_SLL: packet type, ARPHRD, address length, address (8), protocol.
-fn cooked(frame: &[u8]) -> Result<Vec<u8>, LinkError> {
-    let (header, packet) = frame.split_at_checked(16).ok_or(LinkError::Short)?;
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let (destination, source) = ends(header[1], sender(&header[6..14], word(4)));
-    by_protocol(destination, source, word(14), packet)
-}
-
-/// LINKTYPE_LINUX_SLL2: protocol, reserved, interface index (4), ARPHRD, packet type, address length, address (8).
-fn cooked2(frame: &[u8]) -> Result<Vec<u8>, LinkError> {
-    let (header, packet) = frame.split_at_checked(20).ok_or(LinkError::Short)?;
-    let protocol = u16::from_be_bytes([header[0], header[1]]);
-    let (destination, source) = ends(header[10], sender(&header[12..20], u16::from(header[11])));
-    by_protocol(destination, source, protocol, packet)
-}
-
-fn by_protocol(destination: [u8; 6], source: [u8; 6], protocol: u16, packet: &[u8]) -> Result<Vec<u8>, LinkError> {
-    match protocol {
-        0x0800 | 0x86dd | 0x0806 | 0x8100 | 0x88a8 => Ok(ethernet(destination, source, protocol, packet)),
-        _ => Err(LinkError::NotIp),
+/// The MAC of the group that an IP packet goes to (RFC 1112 section 6.4, RFC 2464 section 7); broadcast if it can't be told.
+fn group(ether_type: u16, packet: &[u8]) -> [u8; 6] {
+    match (ether_type, packet.get(16..20), packet.get(36..40)) {
+        (0x0800, Some([_, a, b, c]), _) => [0x01, 0, 0x5e, a & 0x7f, *b, *c],
+        (0x86dd, _, Some([a, b, c, d])) => [0x33, 0x33, *a, *b, *c, *d],
+        _ => BROADCAST,
     }
 }
 
@@ -133,27 +223,80 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    fn cooked(packet_type: u8, packet: &[u8]) -> Vec<u8> {
+        [&[0, packet_type, 0, 1, 0, 6][..], &SENDER, &[0, 0, 0x08, 0x00], packet].concat()
+    }
+
+    fn cooked2(packet_type: u8, device: u8, packet: &[u8]) -> Vec<u8> {
+        [&[0x86, 0xdd, 0, 0, 0, 0, 0, device, 0, 1, packet_type, 6][..], &SENDER, &[0, 0], packet].concat()
+    }
+
     #[test]
     fn cooked_headers_become_ethernet() {
-        let mut frame = vec![0, 4, 0, 1, 0, 6, 2, 0, 0, 0, 0, 9, 0, 0, 0x08, 0x00];
-        frame.extend_from_slice(&[0x45, 0, 0, 20]);
-        let ethernet = to_ethernet(113, &frame).unwrap();
-        assert_eq!(ethernet[..6], THERE);
-        assert_eq!(ethernet[6..12], HERE);
-        assert_eq!(ethernet[12..], [0x08, 0, 0x45, 0, 0, 20]);
-        frame[1] = 0;
-        assert_eq!(to_ethernet(113, &frame).unwrap()[..12], [2, 0, 0, 0, 0xff, 1, 2, 0, 0, 0, 0, 9]);
-        let mut second = vec![0x86, 0xdd, 0, 0, 0, 0, 0, 3, 0, 1, 0, 6, 2, 0, 0, 0, 0, 9, 0, 0];
-        second.push(0x60);
-        assert_eq!(to_ethernet(276, &second).unwrap()[6..], [2, 0, 0, 0, 0, 9, 0x86, 0xdd, 0x60]);
+        let sent = cooked(4, &[0x45, 0, 0, 20]);
+        assert_eq!(*to_ethernet(COOKED, &sent).unwrap(), [&THERE[..], &SENDER, &[0x08, 0, 0x45, 0, 0, 20]].concat());
+        let arrived = cooked(0, &[0x45]);
+        assert_eq!(*to_ethernet(COOKED, &arrived).unwrap(), [&HERE[..], &SENDER, &[0x08, 0, 0x45]].concat());
+        let second = cooked2(0, 3, &[0x60]);
+        assert_eq!(*to_ethernet(COOKED2, &second).unwrap(), [&HERE[..], &SENDER, &[0x86, 0xdd, 0x60]].concat());
+        assert_eq!(to_ethernet(COOKED2, &second[..19]), Err(LinkError::Short));
+        assert_eq!(to_ethernet(COOKED, &sent[..15]), Err(LinkError::Short));
+        // A device without an address: loopback.
+        let mut nameless = cooked(4, &[0x45]);
+        nameless[6..12].fill(0);
+        assert_eq!(to_ethernet(COOKED, &nameless).unwrap()[..12], [THERE, HERE].concat());
+        nameless[14..16].copy_from_slice(&[0, 4]);
+        assert_eq!(to_ethernet(COOKED, &nameless), Err(LinkError::NotIp));
+    }
+
+    #[test]
+    fn groups_get_their_own_address() {
+        let mut packet = [0x45; 20];
+        packet[16..].copy_from_slice(&[224, 129, 0, 18]);
+        assert_eq!(to_ethernet(COOKED, &cooked(2, &packet)).unwrap()[..6], [0x01, 0, 0x5e, 1, 0, 18]);
+        let mut packet = [0x60; 40];
+        packet[36..].copy_from_slice(&[0xff, 1, 2, 3]);
+        assert_eq!(to_ethernet(COOKED2, &cooked2(2, 3, &packet)).unwrap()[..6], [0x33, 0x33, 0xff, 1, 2, 3]);
+        assert_eq!(to_ethernet(COOKED, &cooked(2, &packet[..19])).unwrap()[..6], BROADCAST);
+    }
+
+    #[test]
+    fn own_addresses_are_learned_by_device() {
+        let (sent, arrived) = (cooked2(4, 3, &[0x60]), cooked2(0, 3, &[0x60]));
+        let mut own = OwnAddresses::default();
+        assert_eq!(own.to_ethernet(0, COOKED2, &arrived).unwrap()[..6], HERE);
+        own.observe(0, COOKED2, &arrived);
+        own.observe(0, COOKED2, &sent);
+        assert_eq!(own.to_ethernet(0, COOKED2, &arrived).unwrap()[..6], SENDER);
+        // Another device, another capture.
+        assert_eq!(own.to_ethernet(0, COOKED2, &cooked2(0, 4, &[0x60])).unwrap()[..6], HERE);
+        assert_eq!(own.to_ethernet(1, COOKED2, &arrived).unwrap()[..6], HERE);
+        // SLL names no device: two addresses are one too many.
+        let mut other = cooked(4, &[0x45]);
+        own.observe(0, COOKED, &other);
+        assert_eq!(own.to_ethernet(0, COOKED, &cooked(0, &[0x45])).unwrap()[..6], SENDER);
+        other[11] = 10;
+        own.observe(0, COOKED, &other);
+        assert_eq!(own.to_ethernet(0, COOKED, &cooked(0, &[0x45])).unwrap()[..6], HERE);
     }
 
     #[test]
     fn raw_and_loopback() {
         assert_eq!(to_ethernet(101, &[0x60]).unwrap()[12..], [0x86, 0xdd, 0x60]);
+        assert_eq!(to_ethernet(228, &[0x45]).unwrap()[12..], [0x08, 0, 0x45]);
+        assert_eq!(to_ethernet(101, &[0x10]), Err(LinkError::NotIp));
+        assert_eq!(to_ethernet(101, &[]), Err(LinkError::Short));
         assert_eq!(to_ethernet(0, &[2, 0, 0, 0, 0x45]).unwrap()[12..], [0x08, 0, 0x45]);
         assert_eq!(to_ethernet(108, &[0, 0, 0, 30, 0x60]).unwrap()[12..], [0x86, 0xdd, 0x60]);
         assert_eq!(to_ethernet(0, &[2, 0]), Err(LinkError::Short));
         assert_eq!(to_ethernet(105, &[2, 0]), Err(LinkError::Unknown(105)));
+    }
+
+    #[test]
+    fn ethernet_is_not_copied() {
+        let frame = [1, 2, 3];
+        assert!(matches!(to_ethernet(ETHERNET, &frame), Ok(Cow::Borrowed(same)) if std::ptr::eq(same, &frame[..])));
     }
 }

@@ -5,13 +5,15 @@ mod compress;
 mod error;
 mod format;
 pub mod link;
+mod merge;
 mod reader;
 mod time;
 mod writer;
 
 pub use bulk::{BulkReader, BulkWindow};
-pub use error::{CaptureError, Damage};
+pub use error::{CaptureError, Damage, Fault};
 pub use format::{CaptureInterface, MAX_RECORD, Record};
-pub use reader::{Reader, Window};
+pub use merge::{Merge, MergedInterface};
+pub use reader::{Frame, OwnedWindow, Reader, Window};
 pub use time::Clock;
-pub use writer::{Writer, pcap_head, pcap_record};
+pub use writer::{Container, Writer, pcap_head, pcap_record, pcapng_record};
