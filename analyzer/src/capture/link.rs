@@ -122,6 +122,11 @@ pub fn to_ethernet(link_type: u16, frame: &[u8]) -> Result<Cow<'_, [u8]>, LinkEr
     }
 }
 
+/// Whether both MAC addresses of a frame are made up, as if it had arrived: its link type tells no direction.
+pub fn is_made_up(frame: &[u8]) -> bool {
+    frame.starts_with(&HERE) && frame.get(6..12) == Some(&THERE[..])
+}
+
 /// How many bytes longer the Ethernet frame is than the original, for its length on the wire.
 pub fn growth(link_type: u16) -> i64 {
     match link_type {

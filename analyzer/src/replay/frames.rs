@@ -108,6 +108,17 @@ impl Frames {
         *self = converted;
     }
 
+    /// Swaps the MAC addresses of the frames that `which` picks.
+    pub fn turn_around(&mut self, which: impl Fn(&[u8]) -> bool) {
+        for record in &self.records {
+            let frame = &mut self.bytes[record.start..record.end];
+            if frame.len() >= 12 && which(frame) {
+                let (destination, source) = frame.split_at_mut(6);
+                destination.swap_with_slice(&mut source[..6]);
+            }
+        }
+    }
+
     /// Puts the frames in order of time; frames of one moment keep their order.
     pub fn sort_by_time(&mut self) {
         self.records.sort_by_key(|record| record.time);

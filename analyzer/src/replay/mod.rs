@@ -12,11 +12,12 @@ mod work;
 
 pub use frames::{Frames, StoredFrame};
 pub use load::{Loaded, load};
-pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Verdicts};
+pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Translation, Verdicts};
 pub use place::{Place, Places};
 pub use session::{InputFrame, Session, Sink};
 pub use work::Probe;
 
+use crate::capture::link;
 use crate::command::args::Mode;
 use crate::compare::Comparison;
 use crate::compare::ignore::Ignore;
@@ -133,12 +134,16 @@ impl Outcome {
 pub fn run(request: &Request) -> Result<Replayed, Failure> {
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
-    let loaded = load(&request.captures)?;
+    let mut loaded = load(&request.captures)?;
     let golden = match &request.golden {
         Some(Source::File(path)) => Some(load_golden(path)?),
         Some(Source::Same) | None => None,
     };
     let description = describe_director(request, &loaded)?;
+    // Raw IP and loopback captures tell no direction; addresses do.
+    let known = describe::Roles::new(&description.config);
+    loaded.frames.turn_around(|frame| link::is_made_up(frame) && known.of(frame) == describe::Role::Reply);
+    let loaded = loaded;
     let check = Check { request, config: &description.config, loaded: &loaded, golden: golden.as_ref(), ignore };
 
     let replay = |draws: &Draws| work(request, &description, &loaded, golden.as_ref(), draws);
@@ -173,6 +178,7 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
         demands: worked.demands,
         services: worked.services,
         client_addresses: worked.client_addresses,
+        translations: worked.translations,
         connections: worked.connections,
         emitted: worked.totals,
         speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },

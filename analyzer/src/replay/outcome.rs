@@ -5,6 +5,7 @@ use lvscheck_engine::Nanos;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::Verdict;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// The result of one replay.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Outcome {
     pub services: Vec<ServiceView>,
     /// DPVS: how clients' addresses reached the real servers, by the number of the service.
     pub client_addresses: Vec<(u32, ClientAddressCounts)>,
+    /// FULLNAT: the local address and port of each connection, in order of opening.
+    pub translations: Vec<Translation>,
     /// The connection table at the end.
     pub connections: Vec<ConnectionView>,
     /// What left the director.
@@ -135,6 +138,21 @@ pub struct Emitted {
     pub link: u64,
     /// ICMP errors among them.
     pub icmp_errors: u64,
+}
+
+/// How FULLNAT shows a connection to its real server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translation {
+    /// The client.
+    pub client: SocketAddr,
+    /// The virtual service.
+    pub service: SocketAddr,
+    /// The local address and port.
+    pub local: SocketAddr,
+    /// The real server.
+    pub server: SocketAddr,
+    /// The first TCP option of address (TOA) that the real server gets, as its bytes.
+    pub toa: Option<Vec<u8>>,
 }
 
 /// How long it took.

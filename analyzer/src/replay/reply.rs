@@ -76,6 +76,29 @@ pub fn flow(frame: &[u8]) -> Option<Flow> {
     Some(Flow { protocol, source: (source, word(frame, transport)?), destination: (destination, word(frame, transport + 2)?) })
 }
 
+/// The first TCP option of that kind, whole.
+pub fn tcp_option(frame: &[u8], wanted: u8) -> Option<&[u8]> {
+    let Layout { transport, .. } = layout(frame)?;
+    (flow(frame)?.protocol == 6).then_some(())?;
+    let end = (transport + usize::from(frame.get(transport + 12)? >> 4) * 4).min(frame.len());
+    let mut at = transport + 20;
+    while at < end {
+        match frame[at] {
+            0 => return None,
+            1 => at += 1,
+            kind => {
+                let len = usize::from(*frame.get(at + 1)?);
+                let option = frame.get(at..(at + len).min(end)).filter(|_| len >= 2)?;
+                if kind == wanted {
+                    return Some(option);
+                }
+                at += len;
+            }
+        }
+    }
+    None
+}
+
 /// How a connection's requests reach its real server.
 #[derive(Clone, Debug)]
 struct Path {

@@ -3,7 +3,7 @@
 use super::outcome::{Emitted, Roles, Verdicts};
 use super::place::{Place, Places};
 use super::reply::{self, Replies, Undo};
-use lvscheck_engine::config::{ForwardingMethod, InterfaceId};
+use lvscheck_engine::config::{Command, ForwardingMethod, InterfaceId};
 use lvscheck_engine::director::ConfigError;
 use lvscheck_engine::observe::Observations;
 use lvscheck_engine::profile::System;
@@ -45,6 +45,8 @@ pub struct Session {
     places: Places,
     replies: Option<Replies>,
     undo: Undo,
+    /// Answers pass the director, which translates them.
+    translates: bool,
     /// Clients' sides of connections under DR and tunnel, so that answers can be told from strangers' frames.
     direct: HashMap<reply::Flow, ()>,
     /// Counts by verdict.
@@ -70,6 +72,7 @@ impl Session {
             output: Output::default(),
             places,
             replies: turn_replies.then(Replies::default),
+            translates: answers_pass_director(config),
             undo: Undo { ttl: u8::from(linux), mss: !linux },
             direct: HashMap::new(),
             verdicts: Verdicts::default(),
@@ -149,7 +152,7 @@ impl Session {
             return;
         }
         let answer = reply::flow(frame.bytes).is_some_and(|flow| self.direct.contains_key(&flow.reversed()));
-        match (answer, self.replies.is_some()) {
+        match (answer && !self.translates, self.replies.is_some()) {
             (true, false) => self.roles.past_director += 1,
             (false, true) if reply::flow(frame.bytes).is_some() => self.roles.unmatched_replies += 1,
             _ => self.roles.from_director += 1,
@@ -176,8 +179,11 @@ impl Session {
 }
 
 /// Whether any real server is reached by a method whose answers pass the director.
-pub fn answers_pass_director(methods: impl IntoIterator<Item = ForwardingMethod>) -> bool {
-    methods.into_iter().any(|method| matches!(method, ForwardingMethod::Nat | ForwardingMethod::FullNat))
+pub fn answers_pass_director(config: &DirectorConfig) -> bool {
+    config.commands.iter().any(|command| match command {
+        Command::AddServer { settings, .. } => matches!(settings.method, ForwardingMethod::Nat | ForwardingMethod::FullNat),
+        _ => false,
+    })
 }
 
 fn count(totals: &mut Emitted, frame: &EmittedFrame<'_>) {

@@ -3,7 +3,7 @@
 use super::demands::Watch;
 use super::frames::Frames;
 use super::load::Loaded;
-use super::outcome::{Demand, Emitted, Roles, Verdicts};
+use super::outcome::{Demand, Emitted, Roles, Translation, Verdicts};
 use super::place::{Place, Places};
 use super::reply;
 use super::session::{InputFrame, Session, Sink, answers_pass_director};
@@ -11,13 +11,13 @@ use super::{Request, Source};
 use crate::capture::Writer;
 use crate::describe::Description;
 use crate::exit::Failure;
-use lvscheck_engine::config::{Command, DirectorConfig};
+use lvscheck_engine::config::{Command, DirectorConfig, ForwardingMethod};
 use lvscheck_engine::draws::Doubt;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::{Names, Verdict};
 use lvscheck_engine::{Director, Draws, EmittedFrame, Nanos};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// How long a director lives on after the last frame when nothing says otherwise: long enough for a neighbour that does not
@@ -43,6 +43,8 @@ pub struct Worked {
     pub doubts: Vec<(Nanos, Doubt)>,
     /// DPVS: how clients' addresses reached the real servers, by service.
     pub client_addresses: Vec<(u32, ClientAddressCounts)>,
+    /// FULLNAT: how each connection is shown to its real server.
+    pub translations: Vec<Translation>,
     /// Counts by verdict.
     pub verdicts: Verdicts,
     /// Frames that were no input.
@@ -190,6 +192,7 @@ pub fn work(
     let roles = std::mem::take(&mut session.roles);
     let totals = std::mem::take(&mut session.emitted);
     let director = session.director();
+    let translations = translations(config, &collect, &flows);
     let causes = collect
         .causes
         .iter()
@@ -204,6 +207,7 @@ pub fn work(
         .collect();
     Ok(Worked {
         causes,
+        translations,
         services: director.services(),
         connections: director.connections(end),
         probes,
@@ -218,6 +222,37 @@ pub fn work(
         doubts,
         client_addresses: director.client_addresses(),
     })
+}
+
+/// The kind of DPVS's TCP option of address (reference/dpvs-fullnat.md section 7).
+const TOA: u8 = 254;
+
+/// The local address of each connection under FULLNAT, and its first TOA.
+fn translations(config: &DirectorConfig, collect: &Collect, flows: &HashMap<u64, reply::Flow>) -> Vec<Translation> {
+    let full = config
+        .commands
+        .iter()
+        .any(|command| matches!(command, Command::AddServer { settings, .. } if settings.method == ForwardingMethod::FullNat));
+    let mut found: Vec<Translation> = Vec::new();
+    let mut known: HashMap<(SocketAddr, SocketAddr, SocketAddr), usize> = HashMap::new();
+    let forwarded = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Forwarded(_)));
+    for (frame, (number, verdict)) in collect.emitted.records().iter().zip(&collect.causes).filter(|_| full) {
+        let client = number.and_then(|number| flows.get(&number)).filter(|_| forwarded(verdict));
+        let bytes = collect.emitted.bytes(frame);
+        let (Some(client), Some(server)) = (client, reply::flow(bytes)) else { continue };
+        let socket = |(address, port): (IpAddr, u16)| SocketAddr::new(address, port);
+        let key = (socket(client.source), socket(client.destination), socket(server.source));
+        let place = *known.entry(key).or_insert_with(|| {
+            let (client, service, local) = key;
+            found.push(Translation { client, service, local, server: socket(server.destination), toa: None });
+            found.len() - 1
+        });
+        let entry = &mut found[place];
+        if entry.toa.is_none() {
+            entry.toa = reply::tcp_option(bytes, TOA).map(<[u8]>::to_vec);
+        }
+    }
+    found
 }
 
 /// A verdict with the names of its service and real server.
@@ -238,15 +273,15 @@ fn words(names: &impl Names, verdict: Verdict) -> String {
 
 /// Answers seen at the client are turned back when the mode translates them and no frame of the servers' side is there.
 fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> bool {
-    let mut servers: Vec<IpAddr> = Vec::new();
-    let mut methods = Vec::new();
-    for command in &config.commands {
-        if let Command::AddServer { server, settings, .. } = command {
-            servers.push(server.address);
-            methods.push(settings.method);
-        }
-    }
-    answers_pass_director(methods)
+    let servers: Vec<IpAddr> = config
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::AddServer { server, .. } => Some(server.address),
+            _ => None,
+        })
+        .collect();
+    answers_pass_director(config)
         && !loaded.frames.inputs().any(|frame| {
             matches!(places.of(frame.interface, frame.bytes), Place::Arrived(_))
                 && reply::flow(frame.bytes).is_some_and(|flow| servers.contains(&flow.source.0))

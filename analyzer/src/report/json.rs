@@ -65,6 +65,13 @@ pub fn render(outcome: &Outcome) -> Value {
             "uoa_ahead": counts.uoa_ahead,
             "proxy_headers": counts.proxy_headers,
         })).collect::<Vec<_>>(),
+        "fullnat": outcome.translations.iter().map(|entry| json!({
+            "client": entry.client.to_string(),
+            "service": entry.service.to_string(),
+            "local": entry.local.to_string(),
+            "server": entry.server.to_string(),
+            "toa": entry.toa.as_ref().map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        })).collect::<Vec<_>>(),
         "verdicts": outcome.verdicts.rows().map(|(kind, words, count)| json!({
             "kind": kind, "words": words, "frames": count,
         })).collect::<Vec<_>>(),

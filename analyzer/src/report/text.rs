@@ -33,6 +33,7 @@ pub fn render(outcome: &Outcome, options: TextOptions) -> String {
         services(&mut text, &outcome.services);
         local_addresses(&mut text, &outcome.services);
         client_addresses(&mut text, outcome);
+        translations(&mut text, outcome, options);
         frames(&mut text, outcome);
         if options.connections {
             heading(&mut text, "Connections");
@@ -198,6 +199,32 @@ fn client_addresses(text: &mut String, outcome: &Outcome) {
                 let _ = writeln!(text, "  {:>10}  {words}", grouped(count));
             }
         }
+    }
+}
+
+/// Connections that are shown without --verbose.
+const TRANSLATIONS: usize = 20;
+
+/// Each FULLNAT connection with its local address and the bytes of its first TOA.
+fn translations(text: &mut String, outcome: &Outcome, options: TextOptions) {
+    if outcome.translations.is_empty() {
+        return;
+    }
+    heading(text, "FULLNAT connections");
+    let _ = writeln!(text, "  {:<24} {:<24} {:<24} {:<24} TOA", "client", "virtual", "local", "destination");
+    let most = if options.findings > TRANSLATIONS { usize::MAX } else { TRANSLATIONS };
+    for entry in outcome.translations.iter().take(most) {
+        let toa = match &entry.toa {
+            Some(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
+            None => "none".to_owned(),
+        };
+        let cell = |socket: std::net::SocketAddr| socket.to_string();
+        let (client, service) = (cell(entry.client), cell(entry.service));
+        let _ = writeln!(text, "  {client:<24} {service:<24} {:<24} {:<24} {toa}", cell(entry.local), cell(entry.server));
+    }
+    let hidden = outcome.translations.len().saturating_sub(most);
+    if hidden > 0 {
+        let _ = writeln!(text, "  and {} with --verbose", counted(hidden as u64, "more connection"));
     }
 }
 
