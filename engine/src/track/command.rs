@@ -159,7 +159,6 @@ impl Services {
             self.servers[server as usize].retire(now);
             self.unlist_address(server);
         }
-        self.servers.iter_mut().filter(|server| server.service == number).for_each(Server::orphan);
     }
 
     fn rebind(&mut self, number: u32, settings: &ServiceSettings, now: Nanos) {

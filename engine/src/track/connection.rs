@@ -7,12 +7,24 @@ use super::{NEW_TIMEOUT, sctp, tcp};
 use crate::config::{Family, ForwardingMethod, Protocol};
 use crate::time::Nanos;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 /// A connection's place in the table. An old one never names a newer connection: the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
-    pub(super) slot: u32,
+    /// The slot plus one, so that an `Option` of an id is no larger than an id.
+    place: NonZeroU32,
     pub(super) generation: u32,
+}
+
+impl ConnectionId {
+    pub(super) fn new(slot: u32, generation: u32) -> ConnectionId {
+        ConnectionId { place: NonZeroU32::MIN.saturating_add(slot), generation }
+    }
+
+    pub(super) fn slot(self) -> u32 {
+        self.place.get() - 1
+    }
 }
 
 /// What an entry is, besides its addresses (reference/linux-ipvs.md section 3.4).
@@ -78,6 +90,8 @@ pub struct Connection {
     /// Packets from the client.
     pub in_packets: u32,
     pub(super) generation: u32,
+    /// Grows with each entry of its shard.
+    pub(super) born: u32,
     pub(super) used: bool,
 }
 
@@ -123,6 +137,7 @@ impl Connection {
             expires: Nanos::NEVER,
             in_packets: 0,
             generation: 0,
+            born: 0,
             used: true,
         }
     }

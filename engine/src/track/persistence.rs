@@ -205,6 +205,7 @@ impl Ipvs {
             expires: Nanos::NEVER,
             in_packets: 0,
             generation: 0,
+            born: 0,
             used: true,
         };
         let id = self.insert(template);

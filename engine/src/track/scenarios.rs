@@ -5,6 +5,7 @@ use super::*;
 use crate::config::{
     Family, Persistence, SchedulerFlags, SchedulerKind, ServerKey, ServerSettings, ServiceKey, ServiceSettings, TunnelKind,
 };
+use proptest::prelude::*;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -277,7 +278,7 @@ fn a_sweep_takes_templates_with_their_last_connection() {
 }
 
 #[test]
-fn a_service_under_an_old_key_counts_anew_but_keeps_connections() {
+fn a_service_under_an_old_key_counts_anew_but_its_servers_do_not() {
     let mut bench = Bench::dr();
     bench.tcp(40000, SYN).unwrap();
     bench.run(Command::DeleteService { service: tcp_service(80) });
@@ -285,7 +286,8 @@ fn a_service_under_an_old_key_counts_anew_but_keeps_connections() {
     bench.run(Command::AddService { service: tcp_service(80), settings: settings(SchedulerKind::Rr) });
     bench.run(Command::AddServer { service: tcp_service(80), server: server(12, 80), settings: by(ForwardingMethod::Dr) });
     assert_eq!(bench.counts(), [(1, 0, 0)]);
-    assert_eq!(bench.ipvs.service_views()[0].servers[0].counters, crate::listing::Counters::default());
+    let service = &bench.ipvs.service_views()[0];
+    assert_eq!((service.counters.connections, service.servers[0].counters.connections), (0, 1));
     assert_eq!(bench.tcp(40000, ACK), Ok(12));
 }
 
@@ -595,4 +597,45 @@ fn commands_are_refused_as_ipvsadm_refuses_them() {
         error(Command::DeleteServer { service: tcp_service(80), server: server(13, 80) }),
         "TCP 200.200.200.1:80 has no real server 10.0.0.13:80; add it first with -a"
     );
+}
+
+proptest! {
+    /// Any mix of packets and pauses: each connection ends exactly when its last packet's state says, and the servers' counts are
+    /// those of the connections that live.
+    #[test]
+    fn connections_end_when_their_state_says(steps in prop::collection::vec((1..6u16, 0..6usize, 0..200_000u64), 1..150)) {
+        let mut bench = Bench::dr();
+        // Client port: state, end.
+        let mut naive: std::collections::BTreeMap<u16, (u8, Nanos)> = std::collections::BTreeMap::new();
+        for (port, kind, pause) in steps {
+            bench.now = bench.now + Nanos::from_millis(pause);
+            let now = bench.now;
+            naive.retain(|_, (_, end)| *end > now);
+            let flags = [SYN, ACK, FIN | ACK, RST, 0, SYN | ACK][kind];
+            let old = naive.get(&port).map(|(state, _)| *state);
+            let ended = matches!(old, Some(state) if [tcp::TcpState::TimeWait as u8, tcp::TcpState::Close as u8].contains(&state));
+            let from = if flags & SYN != 0 && (ended || old.is_none()) { Some(0) } else { old };
+            let result = bench.tcp(port, flags);
+            prop_assert_eq!(result.is_ok(), from.is_some());
+            if let Some(from) = from {
+                let state = tcp::next(from, flags, tcp::Side::InputOnly, false);
+                naive.insert(port, (state, now + Nanos::from_secs(tcp::TIMEOUTS[usize::from(state)].into())));
+            }
+            // Replaced connections last a moment longer.
+            bench.now = now + JIFFY;
+            bench.ipvs.expire(bench.now);
+            naive.retain(|_, (_, end)| *end > bench.now);
+            let seen: Vec<(u16, u8, Nanos)> = {
+                let mut seen: Vec<_> = bench.ipvs.table().iter().map(|(_, c)| (c.client_port, c.state, c.expires)).collect();
+                seen.sort_unstable();
+                seen
+            };
+            let expected: Vec<(u16, u8, Nanos)> = naive.iter().map(|(port, (state, end))| (*port, *state, *end)).collect();
+            prop_assert_eq!(seen, expected);
+            let active = naive.values().filter(|(state, _)| tcp::ACTIVE[usize::from(*state)]).count() as u32;
+            let counts = bench.counts();
+            prop_assert_eq!(counts.iter().map(|count| count.0).sum::<u32>(), active);
+            prop_assert_eq!(counts.iter().map(|count| count.0 + count.1).sum::<u32>(), naive.len() as u32);
+        }
+    }
 }

@@ -33,8 +33,6 @@ pub struct Server {
     pub counters: Counters,
     /// When it was removed, or its last entry after that.
     unused_since: Nanos,
-    /// Its service was deleted, too.
-    orphaned: bool,
 }
 
 impl Server {
@@ -52,7 +50,6 @@ impl Server {
             available: true,
             counters: Counters::default(),
             unused_since: Nanos(0),
-            orphaned: false,
         }
     }
 
@@ -108,25 +105,18 @@ impl Server {
         self.unused_since = now;
     }
 
-    /// Its service goes: a service that is added later under the same key counts anew.
-    pub(super) fn orphan(&mut self) {
-        self.orphaned = true;
-    }
-
     /// Whether it was removed and is still remembered.
     pub(super) fn is_in_trash(&self, now: Nanos) -> bool {
         let unused = self.total == 0 && self.persistent == 0;
         !self.available && !(unused && now >= self.unused_since + TRASH_PERIOD)
     }
 
-    /// It is added again, with the connections that it still has.
+    /// It is added again, with the connections that it still has and all that it counted, even when its service was deleted
+    /// in between (recordings/linux-6.1/service-removed).
     pub(super) fn resurrect(&mut self, settings: ServerSettings) {
         self.available = true;
         self.edit(settings);
         self.last_weight = settings.weight;
-        if std::mem::take(&mut self.orphaned) {
-            self.counters = Counters::default();
-        }
     }
 }
 

@@ -46,6 +46,11 @@ pub struct Shard {
     by_client: HashTable<u32>,
     /// NAT entries by client and real server.
     by_server: HashTable<u32>,
+    /// How many entries were put in so far (mod 2^32).
+    born: u32,
+    /// Entries were put in whose answers look like another one's: a client port that reached a real server by two virtual
+    /// addresses.
+    ambiguous: bool,
 }
 
 /// The seed is fixed: nothing that can be observed depends on the order of buckets.
@@ -144,17 +149,32 @@ impl ClientKey {
             && c.client == self.client
             && c.server_address == self.other
             && c.protocol == Protocol(self.protocol)
-            && !c.flags.hidden
+    }
+}
+
+impl Connection {
+    fn client_key(&self) -> ClientKey {
+        ClientKey {
+            protocol: self.protocol.0,
+            client: self.client,
+            client_port: self.client_port,
+            other: self.virtual_address,
+            other_port: self.virtual_port,
+        }
+    }
+
+    fn server_key(&self) -> ClientKey {
+        ClientKey { other: self.server_address, other_port: self.server_port, ..self.client_key() }
     }
 }
 
 impl Shard {
     fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slab.get(id.slot as usize).filter(|connection| connection.used && connection.generation == id.generation)
+        self.slab.get(id.slot() as usize).filter(|connection| connection.used && connection.generation == id.generation)
     }
 
     fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.slab.get_mut(id.slot as usize).filter(|connection| connection.used && connection.generation == id.generation)
+        self.slab.get_mut(id.slot() as usize).filter(|connection| connection.used && connection.generation == id.generation)
     }
 
     /// The entry in a slot that a lookup of this shard gave.
@@ -167,7 +187,7 @@ impl Shard {
     #[inline]
     pub fn id(&self, slot: u32) -> ConnectionId {
         let generation = self.slab.get(slot as usize).map_or(u32::MAX, |connection| connection.generation);
-        ConnectionId { slot, generation }
+        ConnectionId::new(slot, generation)
     }
 
     /// The entry of a packet from a client, its port known.
@@ -180,15 +200,28 @@ impl Shard {
         self.by_client.find(hash, find).copied()
     }
 
-    /// The translated entry of a packet from a real server.
+    /// The translated entry of a packet from a real server; the newest one, should there be several.
     #[inline]
     pub fn find_server(&self, key: &ClientKey, hash: u64) -> Option<u32> {
-        self.by_server.find(hash, |slot| key.is_servers(&self.slab[*slot as usize])).copied()
+        let fits = |slot: &u32| key.is_servers(&self.slab[*slot as usize]);
+        if self.ambiguous {
+            let found = self.by_server.iter_hash(hash).copied().filter(fits);
+            return found.max_by_key(|slot| self.age_order(*slot));
+        }
+        self.by_server.find(hash, fits).copied()
+    }
+
+    /// Grows with the time at which the entry in a slot was put in.
+    fn age_order(&self, slot: u32) -> u32 {
+        // Relative to the next one, so that a wrapped counter does no harm.
+        self.slab.get(slot as usize).map_or(0, |connection| connection.born.wrapping_sub(self.born))
     }
 
     /// Puts an entry into a free slot, without indices.
     fn store(&mut self, mut connection: Connection) -> u32 {
         connection.used = true;
+        connection.born = self.born;
+        self.born = self.born.wrapping_add(1);
         match self.free.pop() {
             Some(slot) => {
                 let generation = self.slab[slot as usize].generation.wrapping_add(1) & ((1 << SHARD_SHIFT) - 1);
@@ -223,10 +256,15 @@ impl Shard {
 
     /// Indexes an entry by its server, when it became known after the entry was added.
     pub fn index_server(&mut self, slot: u32) {
-        let Shard { slab, by_server, .. } = self;
+        let Shard { slab, by_server, ambiguous, .. } = self;
         let connection = &slab[slot as usize];
         if connection.is_nat() && !connection.flags.template {
-            by_server.insert_unique(server_hash(connection), slot, |slot| server_hash(&slab[*slot as usize]));
+            let hash = server_hash(connection);
+            if !*ambiguous {
+                let key = connection.server_key();
+                *ambiguous = by_server.find(hash, |slot| key.is_servers(&slab[*slot as usize])).is_some();
+            }
+            by_server.insert_unique(hash, slot, |slot| server_hash(&slab[*slot as usize]));
         }
     }
 
@@ -309,7 +347,7 @@ impl Table {
                 .iter()
                 .enumerate()
                 .filter(|(_, connection)| connection.used)
-                .map(|(slot, connection)| (ConnectionId { slot: slot as u32, generation: connection.generation }, connection))
+                .map(|(slot, connection)| (ConnectionId::new(slot as u32, connection.generation), connection))
         })
     }
 
@@ -336,14 +374,7 @@ impl Table {
 
     /// The entry that a new one with the same key hides.
     fn find_same(&self, new: &Connection) -> Option<ConnectionId> {
-        let key = ClientKey {
-            protocol: new.protocol.0,
-            client: new.client,
-            client_port: new.client_port,
-            other: new.virtual_address,
-            other_port: new.virtual_port,
-        };
-        self.find_by_client(&key, |c| {
+        self.find_by_client(&new.client_key(), |c| {
             c.flags.template == new.flags.template && c.flags.no_client_port == new.flags.no_client_port
         })
     }
@@ -374,10 +405,10 @@ impl Table {
         let shard = self.shard_mut(id);
         let connection = shard.get(id)?.clone();
         if !connection.flags.one_packet && !connection.flags.detached {
-            shard.unindex(id.slot);
+            shard.unindex(id.slot());
         }
-        shard.release(id.slot);
-        if connection.flags.covers {
+        shard.release(id.slot());
+        if connection.flags.covers && !connection.flags.hidden {
             self.uncover(&connection);
         }
         self.no_client_port -= u32::from(connection.flags.no_client_port);
@@ -388,18 +419,20 @@ impl Table {
 
     /// Shows the entry again that a removed one hid.
     fn uncover(&mut self, removed: &Connection) {
-        let hash = client_hash(removed);
-        let shard = &mut self.shards[usize::from(shard_of(removed.client, removed.client_port))];
         let same = |c: &Connection| {
             c.flags.hidden
                 && (c.flags.template, c.flags.no_client_port) == (removed.flags.template, removed.flags.no_client_port)
                 && (c.protocol, c.client_port, c.virtual_port) == (removed.protocol, removed.client_port, removed.virtual_port)
                 && (c.client, c.virtual_address) == (removed.client, removed.virtual_address)
         };
-        let found = shard.by_client.iter_hash(hash).copied().filter(|slot| same(&shard.slab[*slot as usize]));
-        // Of several, one that hides another is the newer.
-        if let Some(slot) = found.max_by_key(|slot| shard.slab[*slot as usize].flags.covers) {
-            shard.slab[slot as usize].flags.hidden = false;
+        let hash = client_hash(removed);
+        for port in [removed.client_port, 0] {
+            let shard = &mut self.shards[usize::from(shard_of(removed.client, port))];
+            let found = shard.by_client.iter_hash(hash).copied().filter(|slot| same(&shard.slab[*slot as usize]));
+            if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot)) {
+                shard.slab[slot as usize].flags.hidden = false;
+                return;
+            }
         }
     }
 
@@ -410,45 +443,69 @@ impl Table {
         if flags.detached || flags.one_packet {
             return None;
         }
-        shard.unindex(id.slot);
+        shard.unindex(id.slot());
         let connection = shard.get_mut(id)?;
         connection.flags.hidden = true;
         connection.flags.detached = true;
-        Some(connection)
+        connection.flags.covers = false;
+        let detached = connection.clone();
+        if flags.covers && !flags.hidden {
+            self.uncover(&detached);
+        }
+        self.get_mut(id)
     }
 
     /// Puts a detached entry into the indices again; a newer one with the same key still wins.
     pub fn attach(&mut self, id: ConnectionId) {
         let Some(connection) = self.get(id).filter(|connection| connection.flags.detached) else { return };
-        let newer = self.find_same(connection);
-        if let Some(newer) = newer.and_then(|newer| self.get_mut(newer)) {
-            newer.flags.covers = true;
+        let born = connection.born;
+        let visible = self.find_same(connection);
+        let mut newer = false;
+        if let Some(visible) = visible.and_then(|visible| self.get_mut(visible)) {
+            newer = visible.born.wrapping_sub(born) < u32::MAX / 2;
+            if newer { visible.flags.covers = true } else { visible.flags.hidden = true }
         }
         let shard = self.shard_mut(id);
         if let Some(connection) = shard.get_mut(id) {
-            connection.flags.hidden = newer.is_some();
+            connection.flags.hidden = newer;
+            connection.flags.covers |= visible.is_some() && !newer;
             connection.flags.detached = false;
         }
-        shard.index(id.slot);
+        shard.index(id.slot());
     }
 
     fn has_strayed(&self, id: ConnectionId, connection: &Connection) -> bool {
         self.shard(id).number != u32::from(shard_of(connection.client, connection.client_port))
     }
 
-    /// Changes an entry's addresses or ports. It stays in its shard.
+    /// Changes an entry's addresses or ports; it counts as the newest under its new key. It stays in its shard.
     pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
-        let Some(connection) = self.get(id).filter(|connection| !connection.flags.detached) else { return };
-        let before = (connection.flags.no_client_port, self.has_strayed(id, connection));
+        let Some(old) = self.get(id).filter(|connection| !connection.flags.detached).cloned() else { return };
+        self.shard_mut(id).unindex(id.slot());
+        if old.flags.covers && !old.flags.hidden {
+            self.uncover(&old);
+        }
         let shard = self.shard_mut(id);
-        shard.unindex(id.slot);
-        let connection = &mut shard.slab[id.slot as usize];
+        let born = shard.born;
+        shard.born = born.wrapping_add(1);
+        let Some(connection) = shard.get_mut(id) else { return };
         change(connection);
-        let connection = connection.clone();
-        shard.index(id.slot);
-        let after = (connection.flags.no_client_port, self.has_strayed(id, &connection));
-        self.no_client_port = self.no_client_port - u32::from(before.0) + u32::from(after.0);
-        self.strayed = self.strayed - u32::from(before.1) + u32::from(after.1);
+        connection.born = born;
+        connection.flags.hidden = false;
+        connection.flags.covers = false;
+        let new = connection.clone();
+        if let Some(older) = self.find_same(&new).and_then(|older| self.get_mut(older)) {
+            older.flags.hidden = true;
+            if let Some(connection) = self.get_mut(id) {
+                connection.flags.covers = true;
+            }
+        }
+        self.shard_mut(id).index(id.slot());
+        let strayed = |connection| u32::from(self.has_strayed(id, connection));
+        let (before, after) = (strayed(&old), strayed(&new));
+        self.strayed = self.strayed - before + after;
+        self.no_client_port -= u32::from(old.flags.no_client_port);
+        self.no_client_port += u32::from(new.flags.no_client_port);
     }
 
     /// The connection of a packet from a client (reference/linux-ipvs.md section 3.3, "In").
@@ -481,5 +538,170 @@ impl Table {
     ) -> Option<ConnectionId> {
         let key = ClientKey { protocol: protocol.0, client, client_port: 0, other: virtual_address, other_port: virtual_port };
         self.find_by_client(&key, |c| c.flags.template && !c.flags.by_data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::ForwardingMethod;
+    use proptest::prelude::*;
+
+    /// The server of entries that are put in without client port.
+    const STRAYED_SERVER: u8 = 5;
+
+    /// A small world, so that keys meet.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { client: u8, port: u16, vip: u8, server: u8, nat: bool, template: bool, open: bool },
+        Remove(usize),
+        Detach(usize),
+        Attach(usize),
+        FillPort(usize, u16),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let insert = (0..2u8, 1..3u16, 0..2u8, 0..2u8, any::<bool>(), 0..8u8);
+        prop_oneof![
+            6 => insert.prop_map(|(client, port, vip, server, nat, kind)| Step::Insert {
+                client, port, vip, server, nat, template: kind == 0, open: kind == 1,
+            }),
+            2 => (0..40usize).prop_map(Step::Remove),
+            1 => (0..40usize).prop_map(Step::Detach),
+            1 => (0..40usize).prop_map(Step::Attach),
+            1 => (0..40usize, 1..3u16).prop_map(|(which, port)| Step::FillPort(which, port)),
+        ]
+    }
+
+    fn address(net: u8, last: u8, wide: bool) -> IpAddr {
+        if wide {
+            std::net::Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, last.into()).into()
+        } else {
+            [10, net, 0, last].into()
+        }
+    }
+
+    fn entry(key: &ClientKey, server: IpAddr, nat: bool, template: bool, open: bool) -> Connection {
+        let mut connection = Connection::unbound(key, 0);
+        connection.server_address = server;
+        connection.server_port = 80;
+        connection.method = if nat { ForwardingMethod::Nat } else { ForwardingMethod::Dr };
+        connection.flags.template = template;
+        connection.flags.no_client_port = open;
+        connection
+    }
+
+    fn flow(client: IpAddr, port: u16, other: IpAddr) -> FlowKey {
+        FlowKey { protocol: 6, source: client, destination: other, source_port: port, destination_port: 80 }
+    }
+
+    /// What the kernel's one list would give: the newest entry that fits.
+    fn newest(naive: &[(ConnectionId, bool)], table: &Table, fits: impl Fn(&Connection) -> bool) -> Option<ConnectionId> {
+        let found = naive.iter().rev().find(|(id, detached)| !detached && table.get(*id).is_some_and(&fits));
+        found.map(|(id, _)| *id)
+    }
+
+    proptest! {
+        #[test]
+        fn the_newest_fitting_entry_is_found(steps in prop::collection::vec(step(), 1..120), wide in any::<bool>()) {
+            let mut table = Table::default();
+            // In order of insertion, with whether it is detached.
+            let mut naive: Vec<(ConnectionId, bool)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Insert { client, port, vip, server, nat, template, open } => {
+                        let port = if template || open { 0 } else { port };
+                        let key = ClientKey {
+                            protocol: 6,
+                            client: address(1, client, wide),
+                            client_port: port,
+                            other: address(2, vip, wide),
+                            other_port: 80,
+                        };
+                        // Servers of their own: a strayed entry and one at home are not told apart by age.
+                        let server = if open { STRAYED_SERVER } else { server };
+                        let connection = entry(&key, address(3, server, wide), nat, template, open && !template);
+                        naive.push((table.insert(connection), false));
+                    }
+                    Step::Remove(which) if which < naive.len() => {
+                        prop_assert!(table.remove(naive.remove(which).0).is_some());
+                    }
+                    Step::Detach(which) if which < naive.len() => {
+                        prop_assert_eq!(table.detach(naive[which].0).is_some(), !naive[which].1);
+                        naive[which].1 = true;
+                    }
+                    Step::Attach(which) if which < naive.len() => {
+                        table.attach(naive[which].0);
+                        naive[which].1 = false;
+                    }
+                    Step::FillPort(which, port) if which < naive.len() => {
+                        let (id, detached) = naive[which];
+                        let connection = table.get(id).unwrap();
+                        let taken = newest(&naive, &table, |c| {
+                            (c.client, c.client_port, c.virtual_address) == (connection.client, port, connection.virtual_address)
+                        });
+                        // The packet side fills a port only for a packet that found no other entry.
+                        if connection.flags.no_client_port && !detached && !connection.flags.hidden && taken.is_none() {
+                            table.rekey(id, |connection| {
+                                connection.client_port = port;
+                                connection.flags.no_client_port = false;
+                            });
+                            let filled = naive.remove(which);
+                            naive.push(filled);
+                        }
+                    }
+                    _ => {}
+                }
+                for client in 0..2 {
+                    for port in 0..3 {
+                        for last in [0, 1, STRAYED_SERVER] {
+                            let client = address(1, client, wide);
+                            let vip = address(2, last, wide);
+                            let is_its = |c: &Connection| (c.client, c.client_port, c.virtual_address) == (client, port, vip);
+                            let exact = newest(&naive, &table, |c| {
+                                is_its(c) && !c.flags.template && c.flags.no_client_port == (port == 0)
+                            });
+                            let open = newest(&naive, &table, |c| {
+                                c.flags.no_client_port && (c.client, c.virtual_address) == (client, vip)
+                            });
+                            prop_assert_eq!(table.lookup_in(&flow(client, port, vip)), exact.or(open));
+                            let server = address(3, last, wide);
+                            let out = newest(&naive, &table, |c| {
+                                c.is_nat() && !c.flags.template
+                                    && (c.client, c.client_port, c.server_address) == (client, port, server)
+                            });
+                            if port != 0 {
+                                prop_assert_eq!(table.lookup_out(&flow(client, port, server).reversed()), out);
+                            } else {
+                                let template = newest(&naive, &table, |c| is_its(c) && c.flags.template);
+                                prop_assert_eq!(table.lookup_template(Protocol::TCP, client, vip, 80), template);
+                            }
+                        }
+                    }
+                }
+            }
+            while let Some((id, _)) = naive.pop() {
+                table.remove(id);
+            }
+            prop_assert!(table.is_empty() && table.is_plain());
+        }
+    }
+
+    #[test]
+    fn an_old_id_names_nothing_new() {
+        let mut table = Table::default();
+        let key =
+            ClientKey { protocol: 6, client: address(1, 1, false), client_port: 1, other: address(2, 1, false), other_port: 80 };
+        let old = table.insert(entry(&key, address(3, 1, false), true, false, false));
+        table.remove(old);
+        let new = table.insert(entry(&key, address(3, 1, false), true, false, false));
+        assert_ne!(old, new);
+        assert!(table.get(old).is_none() && table.get(new).is_some());
+    }
+
+    #[test]
+    fn an_entry_is_compact() {
+        assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());
     }
 }

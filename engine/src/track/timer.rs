@@ -92,7 +92,7 @@ mod tests {
         #[test]
         fn timers_come_in_order(mut times in prop::collection::vec(0..5_000_000_000u64, 1..200), step in 1..3_000_000_000u64) {
             let mut timers = Timers::default();
-            let entry = |(slot, at): (usize, &u64)| (Nanos(*at), ConnectionId { slot: slot as u32, generation: 0 });
+            let entry = |(slot, at): (usize, &u64)| (Nanos(*at), ConnectionId::new(slot as u32, 0));
             let (one_by_one, together) = times.split_at(times.len() / 2);
             for (at, id) in one_by_one.iter().enumerate().map(entry) {
                 timers.insert(at, id);
