@@ -13,7 +13,7 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
     let expected = load(std::slice::from_ref(&args.expected))?;
     let actual = load(std::slice::from_ref(&args.actual))?;
     for warning in expected.warnings.iter().chain(&actual.warnings) {
-        warn(common, warning);
+        warn(warning);
     }
     let options = Options {
         ignore,

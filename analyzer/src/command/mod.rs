@@ -71,12 +71,10 @@ fn complain(message: &str) {
     let _ = writeln!(anstream::stderr(), "{style}error{style:#}: {message}");
 }
 
-/// Says on standard error what deserves a word.
-fn warn(common: &CommonArgs, message: &str) {
-    if !common.quiet {
-        let style = anstyle::AnsiColor::Yellow.on_default().bold();
-        let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
-    }
+/// Says on standard error what went wrong without stopping the work; `--quiet` does not hide it.
+fn warn(message: &str) {
+    let style = anstyle::AnsiColor::Yellow.on_default().bold();
+    let _ = writeln!(anstream::stderr(), "{style}warning{style:#}: {message}");
 }
 
 /// A progress bar on standard error for work that takes more than a second; hidden when nobody watches.

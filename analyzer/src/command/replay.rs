@@ -42,7 +42,7 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
     }
     let outcome = result?.outcome;
     for warning in &outcome.input.warnings {
-        warn(common, warning);
+        warn(warning);
     }
     if let Some(path) = &args.report {
         std::fs::write(path, report::html::render(&outcome))
@@ -61,7 +61,7 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
     }
     let status = outcome.status();
     if status == Status::NothingToCheck {
-        warn(common, "nothing to check: no frame of the capture concerns a virtual service; name one with --vip or -c");
+        warn("nothing to check: no frame of the capture concerns a virtual service; name one with --vip or -c");
     }
     Ok(status)
 }

@@ -1,0 +1,227 @@
+//! The command as people use it: what it prints, and how it ends. Snapshots are prose that people read: review them so.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// The root of the repository: commands run there, so that names in what they print are short.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn lvscheck(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+        .args(args)
+        .current_dir(root())
+        .env_remove("GITHUB_ACTIONS")
+        .env_remove("LVSCHECK_FORMAT")
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+/// Standard output, standard error and the status, as one text, with what varies from run to run masked.
+fn shown(output: &Output, folder: Option<&TempDir>) -> String {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if !errors.is_empty() {
+        text.push_str("--- standard error\n");
+        text.push_str(&errors);
+    }
+    text.push_str(&format!("--- exit status {}\n", output.status.code().unwrap()));
+    if let Some(folder) = folder {
+        text = text.replace(&*folder.path().to_string_lossy(), "FOLDER");
+    }
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        let speed = line.ends_with(" frames/s") || line.contains("\"seconds\":") || line.contains("\"frames_per_second\":");
+        lines.push(if speed { "  (speed)" } else { line });
+    }
+    lines.join("\n")
+}
+
+fn status(args: &[&str]) -> i32 {
+    lvscheck(args).status.code().unwrap()
+}
+
+const HTTP: &str = "fixtures/http.pcap";
+
+#[test]
+fn a_bare_capture_in_every_mode() {
+    for mode in ["dr", "nat", "tunnel", "fullnat"] {
+        let output = lvscheck(&["replay", HTTP, "--mode", mode]);
+        insta::assert_snapshot!(format!("bare_{mode}"), shown(&output, None));
+    }
+}
+
+#[test]
+fn the_result_as_json() {
+    let output = lvscheck(&["replay", HTTP, "--mode", "nat", "--format", "json"]);
+    insta::assert_snapshot!(shown(&output, None));
+}
+
+#[test]
+fn the_connection_table() {
+    let output = lvscheck(&["replay", HTTP, "--mode", "nat", "--connections", "--linger", "0"]);
+    let text = shown(&output, None);
+    let start = text.find("Connections").unwrap();
+    insta::assert_snapshot!(text[start..].lines().take(7).collect::<Vec<_>>().join("\n"), @r"
+    Connections
+      IPVS connection entries
+      pro expire state       source             virtual            destination
+      TCP 01:59  TIME_WAIT   200.200.200.2:44182 200.200.200.1:80   198.51.100.13:80
+      TCP 01:59  TIME_WAIT   200.200.200.2:44186 200.200.200.1:80   198.51.100.12:80
+      TCP 01:59  TIME_WAIT   200.200.200.2:44188 200.200.200.1:80   198.51.100.11:80
+      TCP 02:00  TIME_WAIT   200.200.200.2:44200 200.200.200.1:80   198.51.100.13:80
+    ");
+}
+
+#[test]
+fn captures_at_the_directors_ports_conform() {
+    for (captures, name) in [
+        (&["fixtures/deployments/dr/director-eth0.pcap"][..], "dr"),
+        (&["fixtures/deployments/tun-ipip/director-eth0.pcap"], "tun-ipip"),
+        (&["fixtures/deployments/nat/director-eth0.pcap", "fixtures/deployments/nat/director-eth1.pcap"], "nat"),
+    ] {
+        let director = format!("fixtures/deployments/{name}/director");
+        let mut args = vec!["replay"];
+        args.extend(captures);
+        args.extend(["-c", &director, "--golden", "same"]);
+        assert_eq!(status(&args), 0, "{name}");
+    }
+}
+
+#[test]
+fn wrong_use_is_told_what_where_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let capture = std::fs::read(root().join(HTTP)).unwrap();
+    let mut lying = capture.clone();
+    lying[32..36].copy_from_slice(&u32::MAX.to_le_bytes());
+    let rules = "-A -t 200.200.200.1:80 -s rr\n".to_owned()
+        + &(1..6).map(|n| format!("-a -t 200.200.200.1:80 -r 10.0.0.1{n}:80 -g\n")).collect::<String>()
+        + "-a -t 200.200.200.1:80 -r 10.0.0.16:80 -g --wieght 3\n";
+    let (rules, empty) = (file("rules", rules.as_bytes()), file("empty.pcap", b""));
+    let (text, cut) = (file("text.pcap", b"this is no capture\n"), file("cut.pcap", &capture[..300]));
+    let lying = file("lying.pcap", &lying);
+    let out = folder.path().join("out.pcap").to_string_lossy().into_owned();
+    for (name, args) in [
+        ("unknown_scheduler", &["replay", HTTP, "--mode", "dr", "--vip", "200.200.200.1:80", "--scheduler", "wrrr"][..]),
+        ("other_port_under_dr", &["replay", HTTP, "--mode", "dr", "--vip", "200.200.200.1:80", "--rs", "10.0.0.11:8080"]),
+        ("typo_in_line_7", &["replay", HTTP, "-c", &rules]),
+        ("missing_capture", &["replay", "nowhere.pcap", "--mode", "dr", "-w", &out]),
+        ("empty_file", &["replay", &empty, "--mode", "dr", "-w", &out]),
+        ("text_file", &["replay", &text, "--mode", "dr", "-w", &out]),
+        ("length_of_4_gib", &["replay", &lying, "--mode", "dr", "-w", &out]),
+        ("missing_golden", &["replay", HTTP, "--mode", "dr", "--golden", "nowhere.pcap"]),
+        ("unknown_field", &["replay", HTTP, "--mode", "dr", "--golden", HTTP, "--ignore", "ip.tll"]),
+        ("rules_without_configuration", &["replay", HTTP, "--mode", "rules"]),
+        ("no_such_cases", &["test", "nowhere"]),
+    ] {
+        let output = lvscheck(args);
+        insta::assert_snapshot!(format!("wrong_{name}"), shown(&output, Some(&folder)));
+        assert!(!Path::new(&out).exists(), "{name} left an output");
+    }
+    // What came before the cut is used.
+    let output = lvscheck(&["replay", &cut, "--mode", "dr", "-q"]);
+    insta::assert_snapshot!("wrong_cut_capture", shown(&output, Some(&folder)));
+}
+
+#[test]
+fn nothing_to_check_is_not_green() {
+    assert_eq!(status(&["replay", HTTP, "--mode", "dr", "--vip", "192.0.2.1:80"]), 4);
+}
+
+/// A golden of our own, changed in one way each, is refused, and the message points at the change.
+#[test]
+fn a_changed_golden_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = folder.path().join("golden.pcap");
+    let name = golden.to_string_lossy().into_owned();
+    assert_eq!(status(&["replay", HTTP, "--mode", "nat", "-w", &name]), 0);
+    assert_eq!(status(&["replay", HTTP, "--mode", "nat", "--golden", &name]), 0);
+    let whole = std::fs::read(&golden).unwrap();
+    let mut records = Vec::new();
+    let mut at = 24;
+    while at < whole.len() {
+        let len = u32::from_le_bytes(whole[at + 8..at + 12].try_into().unwrap()) as usize;
+        records.push(whole[at..at + 16 + len].to_vec());
+        at += 16 + len;
+    }
+    let with = |records: &[Vec<u8>]| {
+        let mut bytes = whole[..24].to_vec();
+        bytes.extend(records.concat());
+        std::fs::write(&golden, bytes).unwrap();
+        let output = lvscheck(&["replay", HTTP, "--mode", "nat", "--golden", &name, "-q"]);
+        assert_eq!(output.status.code(), Some(1));
+        shown(&output, Some(&folder))
+    };
+    let mut changed = records.clone();
+    changed[9][16 + 22] ^= 1;
+    insta::assert_snapshot!("golden_changed", with(&changed));
+    let mut dropped = records.clone();
+    dropped.remove(9);
+    insta::assert_snapshot!("golden_dropped", with(&dropped));
+    let mut doubled = records.clone();
+    doubled.insert(9, records[9].clone());
+    insta::assert_snapshot!("golden_duplicated", with(&doubled));
+    let mut moved = records.clone();
+    let frame = moved.remove(9);
+    moved.insert(20, frame);
+    insta::assert_snapshot!("golden_moved", with(&moved));
+}
+
+#[test]
+fn cases_are_made_tested_and_blessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = folder.path().to_string_lossy().into_owned();
+    let made = lvscheck(&["test", &cases, "--new", HTTP, "--name", "http", "--mode", "nat"]);
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made, Some(&folder)));
+    insta::assert_snapshot!("test_conforms", shown(&lvscheck(&["test", &cases]), Some(&folder)));
+
+    let golden = folder.path().join("http/out.pcapng");
+    let mut bytes = std::fs::read(&golden).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&golden, bytes).unwrap();
+    let junit = folder.path().join("junit.xml");
+    let output = lvscheck(&["test", &cases, "--junit", &junit.to_string_lossy()]);
+    insta::assert_snapshot!("test_differs", shown(&output, Some(&folder)));
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(xml.contains("failures=\"1\"") && xml.contains("differs"), "{xml}");
+
+    assert_eq!(status(&["test", &cases, "--bless"]), 2, "blessing needs a terminal or --yes");
+    assert_eq!(status(&["test", &cases, "--bless", "--yes"]), 0);
+    assert_eq!(status(&["test", &cases]), 0);
+
+    std::fs::write(folder.path().join("http/http.pcap"), b"no capture at all").unwrap();
+    let output = lvscheck(&["test", &cases]);
+    insta::assert_snapshot!("test_could_not_run", shown(&output, Some(&folder)));
+}
+
+#[test]
+fn diff_of_two_captures() {
+    let output = lvscheck(&["diff", HTTP, "fixtures/deployments/nat/client-eth0.pcap"]);
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output, None));
+    let output = lvscheck(&["diff", HTTP, "fixtures/deployments/nat/director-eth0.pcap", "--ignore", "eth.src"]);
+    assert!(matches!(output.status.code(), Some(0 | 1)));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+        .args(["replay", HTTP, "--mode", "dr", "--format", "json"])
+        .current_dir(root())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
