@@ -16,6 +16,18 @@ const fn dropped(reason: DropReason) -> Verdict {
     Verdict::Dropped(reason)
 }
 
+/// A message that goes back.
+#[derive(Clone, Copy, Debug)]
+struct Answer<'a> {
+    protocol: u8,
+    tos: u8,
+    message: &'a [u8],
+    /// Bytes of the message that the capture did not hold.
+    missing: usize,
+    /// Random fields, offsets counted from the message's start, those of checksums too.
+    drawn: &'a [DrawnField],
+}
+
 impl Director {
     /// A packet that no hook took.
     pub(super) fn local_stack(&mut self, out: &mut Output, packet: Packet) -> Verdict {
@@ -96,7 +108,8 @@ impl Director {
         let check = sum.bytes(&segment).checksum();
         put16(&mut segment, tcp::CHECKSUM_AT, check);
         // ECN is the connection's business, of which there is none.
-        self.answer_with(out, packet, 6, packet.headers.tos & 0xfc, true, &segment, &[]);
+        let answer = Answer { protocol: 6, tos: packet.headers.tos & 0xfc, message: &segment, missing: 0, drawn: &[] };
+        self.answer_with(out, packet, &answer);
         Verdict::Local(LocalAnswer::Reset)
     }
 
@@ -129,7 +142,9 @@ impl Director {
                 message[0] = icmp::v4::ECHO_REPLY;
                 message[1] = 0;
                 icmp::fill_checksum(&mut message);
-                self.answer_with(out, packet, 1, packet.headers.tos, false, &message, &[]);
+                let missing = packet.transport_len().saturating_sub(message.len());
+                let answer = Answer { protocol: 1, tos: packet.headers.tos, message: &message, missing, drawn: &[] };
+                self.answer_with(out, packet, &answer);
                 Verdict::Local(LocalAnswer::EchoReply)
             }
             icmp::v4::TIMESTAMP if message.len() >= 20 => {
@@ -141,7 +156,9 @@ impl Director {
                 message[16..20].copy_from_slice(&clock.to_be_bytes());
                 icmp::fill_checksum(&mut message);
                 let field = |at| DrawnField::value(draw.draw(), at, 4).summed_at(2);
-                self.answer_with(out, packet, 1, packet.headers.tos, false, &message, &[field(12), field(16)]);
+                let drawn = [field(12), field(16)];
+                let answer = Answer { protocol: 1, tos: packet.headers.tos, message: &message, missing: 0, drawn: &drawn };
+                self.answer_with(out, packet, &answer);
                 Verdict::Local(LocalAnswer::TimestampReply)
             }
             _ => Verdict::Local(LocalAnswer::Taken),
@@ -162,22 +179,17 @@ impl Director {
         if let (IpAddr::V6(source), IpAddr::V6(destination)) = packet.addresses() {
             icmp::fill_checksum_v6(&mut message, destination, source);
         }
-        self.answer_with(out, packet, 58, packet.headers.tos, false, &message, &[]);
+        let missing = packet.transport_len().saturating_sub(message.len());
+        let answer = Answer { protocol: 58, tos: packet.headers.tos, message: &message, missing, drawn: &[] };
+        self.answer_with(out, packet, &answer);
         Verdict::Local(LocalAnswer::EchoReply)
     }
 
-    /// Sends a message back to a packet's source, from the packet's destination. `drawn` counts offsets from the message's
-    /// start, the checksum's too.
-    fn answer_with(
-        &mut self,
-        out: &mut Output,
-        to: &Packet,
-        protocol: u8,
-        tos: u8,
-        dont_fragment: bool,
-        message: &[u8],
-        drawn: &[DrawnField],
-    ) {
+    /// Sends a message back to a packet's source, from the packet's destination.
+    fn answer_with(&mut self, out: &mut Output, to: &Packet, answer: &Answer<'_>) {
+        let Answer { protocol, tos, message, missing, drawn } = *answer;
+        // RSTs are never fragmented and carry no identification; the kernel's ICMP answers may be.
+        let dont_fragment = protocol == 6;
         let mut bytes = Vec::with_capacity(message.len() + 60);
         let mut fields = Vec::new();
         match to.addresses() {
@@ -197,7 +209,7 @@ impl Director {
                 let header_len = ipv4::HEADER_LEN + options.len();
                 let header = Ipv4Fields {
                     tos,
-                    total_len: (header_len + message.len()) as u16,
+                    total_len: (header_len + message.len() + missing) as u16,
                     id,
                     dont_fragment,
                     ttl: self.host.sysctls.ip_default_ttl,
@@ -220,7 +232,7 @@ impl Director {
                 let header = Ipv6Fields {
                     traffic_class: tos,
                     flow_label,
-                    payload_len: message.len() as u16,
+                    payload_len: (message.len() + missing) as u16,
                     next_header: protocol,
                     hop_limit,
                     source: destination,
@@ -239,7 +251,7 @@ impl Director {
             fields.push(field);
         }
         let Ok(mut packet) = Packet::made(bytes, to.time) else { return };
-        packet.cut = to.cut;
+        packet.cut = missing as u32;
         packet.drawn = fields;
         self.local_out(out, packet);
     }

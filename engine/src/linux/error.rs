@@ -85,12 +85,12 @@ impl Director {
         let options = echoed_options(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at]);
         let mtu = self.mtu_of(&hop, source.into(), about.time).min(576);
         let room = mtu.saturating_sub(ipv4::HEADER_LEN + options.len() + icmp::HEADER_LEN);
-        let quoted = &about.bytes[..about.bytes.len().min(room)];
+        let (quoted, missing) = quote(about, room);
         let (id, field) = self.next_ipv4_id();
         let header_len = ipv4::HEADER_LEN + options.len();
         let fields = Ipv4Fields {
             tos: 0xc0 | about.headers.tos & 0x1e,
-            total_len: (header_len + icmp::HEADER_LEN + quoted.len()) as u16,
+            total_len: (header_len + icmp::HEADER_LEN + quoted.len() + missing) as u16,
             id,
             dont_fragment: false,
             ttl: self.host.sysctls.ip_default_ttl,
@@ -106,6 +106,7 @@ impl Director {
         fill_checksums(&mut bytes, header_len, end);
         let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
         packet.drawn.push(field);
+        packet.cut = missing as u32;
         self.local_out(out, packet)
     }
 
@@ -133,12 +134,12 @@ impl Director {
         if kind != icmp::v6::PACKET_TOO_BIG && !self.limits.allow(source.into(), interval, about.time) {
             return false;
         }
-        let quoted = &about.bytes[..about.bytes.len().min(1280 - ipv6::HEADER_LEN - icmp::HEADER_LEN)];
+        let (quoted, missing) = quote(about, 1280 - ipv6::HEADER_LEN - icmp::HEADER_LEN);
         let (flow_label, field) = self.next_flow_label();
         let fields = Ipv6Fields {
             traffic_class: 0,
             flow_label,
-            payload_len: (icmp::HEADER_LEN + quoted.len()) as u16,
+            payload_len: (icmp::HEADER_LEN + quoted.len() + missing) as u16,
             next_header: 58,
             hop_limit: self.host.links.get(hop.interface).settings.ipv6_hop_limit,
             source: own,
@@ -151,8 +152,16 @@ impl Director {
         fill_checksums(&mut bytes, ipv6::HEADER_LEN, end);
         let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
         packet.drawn.push(field);
+        packet.cut = missing as u32;
         self.local_out(out, packet)
     }
+}
+
+/// What an error quotes of a packet, and how much more it would quote if the capture held it.
+fn quote(about: &Packet, room: usize) -> (&[u8], usize) {
+    let wanted = (about.bytes.len() + about.cut as usize).min(room);
+    let held = &about.bytes[..about.bytes.len().min(wanted)];
+    (held, wanted - held.len())
 }
 
 /// Options of a packet that go back in an error about it: record route and timestamps as they are, no source routes (they

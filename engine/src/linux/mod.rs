@@ -31,6 +31,8 @@ mod packet;
 mod parallel;
 mod related;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use crate::config::{Command, DirectorConfig, MarkRule, ScheduledCommand, ServerKey, ServiceKey};

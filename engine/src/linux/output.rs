@@ -128,6 +128,9 @@ impl Director {
             longest if packet.is_v4() => longest.min(mtu),
             longest => longest.max(1280).min(mtu.max(1280)),
         };
+        // What was not captured is cut along, as zeros, and taken off the pieces again.
+        let held = packet.bytes.len();
+        packet.bytes.resize(packet.headers.total_len.max(held), 0);
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         let mut drawn = std::mem::take(&mut packet.drawn);
         // Fields before this stand in every piece, those behind it in the first one only, moved by the fragment header.
@@ -144,10 +147,15 @@ impl Director {
             at + 8
         };
         let mut outcome = Outcome::Left;
-        for (index, piece) in pieces.into_iter().enumerate() {
+        let mut at = if packet.is_v4() { common } else { common - 8 };
+        for (index, mut piece) in pieces.into_iter().enumerate() {
+            let body = piece.len() - common;
+            let cut = body - held.saturating_sub(at).min(body);
+            piece.truncate(piece.len() - cut);
+            at += body;
             let kept = |field: &&DrawnField| index == 0 || usize::from(field.offset) < common;
             let drawn = drawn.iter().filter(kept).copied().collect();
-            let waiting = Waiting { packet: piece, cut: 0, drawn, failure };
+            let waiting = Waiting { packet: piece, cut: cut as u32, drawn, failure };
             if self.host.send(out, packet.time, hop.interface, next, waiting) == Sent::Waits {
                 outcome = Outcome::Waits;
             }

@@ -13,7 +13,7 @@ use crate::verdict::{DropReason, Refusal, Verdict};
 
 impl Director {
     /// The out hook.
-    pub(super) fn answer_hook(&mut self, out: &mut Output, packet: &mut Packet, hook: Hook) -> Hooked {
+    pub(super) fn answer_hook(&mut self, out: &mut Output, packet: &mut Packet, _hook: Hook) -> Hooked {
         if packet.is_icmp() {
             return self.related_from_server(packet);
         }
@@ -42,7 +42,6 @@ impl Director {
                 return Hooked::Done(Verdict::Refused(Refusal::NoConnection));
             }
         }
-        let _ = hook;
         Hooked::Accept
     }
 
