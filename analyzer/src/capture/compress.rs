@@ -31,12 +31,13 @@ impl InputFault {
 /// fault of what the input holds.
 ///
 /// # Errors
-/// The first bytes could not be read.
+/// No memory for a decoder.
 pub fn decompress(input: Stream) -> io::Result<(Stream, InputFault)> {
     let fault = InputFault::default();
     let mut stream: Stream = Box::new(Watched { input, fault: fault.clone() });
     for _ in 0..DEPTH {
-        let head = first_bytes(&mut stream)?;
+        // An error comes again when the stream is read.
+        let Ok(head) = first_bytes(&mut stream) else { return Ok((stream, fault)) };
         let (gzip, zstd, lz4) = (head.starts_with(GZIP), head.starts_with(ZSTD), is_lz4(&head));
         let input = Cursor::new(head).chain(stream);
         let (name, decoder): (_, Stream) = if gzip {

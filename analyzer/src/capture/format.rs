@@ -219,7 +219,7 @@ impl PcapNgFormat {
         let kind = u32_at(head, 0, self.big_endian).unwrap_or(0);
         let size = u32_at(head, 4, self.big_endian).unwrap_or(0) as usize;
         let packet = matches!(kind, 2 | 3 | 6);
-        if size < 12 || size % 4 != 0 || size > if packet { MAX_RECORD + 65_536 } else { MAX_BLOCK } {
+        if size < 12 || !size.is_multiple_of(4) || size > if packet { MAX_RECORD + 65_536 } else { MAX_BLOCK } {
             return Step::Damage(Fault::BlockLength(size as u32));
         }
         let Some(block) = buffer.get(at..at + size) else { return Step::More(size) };
@@ -302,7 +302,7 @@ impl PcapNgFormat {
         let Some(interface) = interfaces.get(index) else {
             return Step::Damage(Fault::NoInterface(number));
         };
-        if len as usize > block.len().saturating_sub(32) {
+        if len as usize > block.len().saturating_sub(32).min(MAX_RECORD) {
             return Step::Damage(Fault::PacketLength { len, block: block.len() as u32 });
         }
         let time = interface.clock.nanos(u64::from(high) << 32 | u64::from(low));
@@ -318,7 +318,7 @@ impl PcapNgFormat {
         };
         let snap = if interface.snap_len == 0 { u32::MAX } else { interface.snap_len };
         let len = wire_len.min(snap);
-        if len as usize > block.len().saturating_sub(16) {
+        if len as usize > block.len().saturating_sub(16).min(MAX_RECORD) {
             return Step::Damage(Fault::PacketLength { len, block: block.len() as u32 });
         }
         let (len, wire_len) = without_fcs(len, wire_len, interface.fcs_len);

@@ -202,12 +202,23 @@ impl Reader {
     pub fn next_owned(&mut self, window: &mut OwnedWindow, most: usize) -> Result<bool, CaptureError> {
         window.first_number = self.frames + 1;
         self.find(&mut window.records, most)?;
-        std::mem::swap(&mut self.buffer, &mut window.bytes);
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&window.bytes[self.at..]);
-        self.offset += self.at as u64;
-        self.at = 0;
-        Ok(!window.records.is_empty())
+        window.bytes.clear();
+        let Some(first) = window.records.first().map(|record| record.start) else { return Ok(false) };
+        let rest = self.buffer.len() - self.at;
+        if self.at - first <= rest {
+            // Few of many: they are copied.
+            window.bytes.extend_from_slice(&self.buffer[first..self.at]);
+            for record in &mut window.records {
+                record.start -= first;
+            }
+        } else {
+            // Most of them: the rest is.
+            std::mem::swap(&mut self.buffer, &mut window.bytes);
+            self.buffer.extend_from_slice(&window.bytes[self.at..]);
+            self.offset += self.at as u64;
+            self.at = 0;
+        }
+        Ok(true)
     }
 
     /// Finds the records of the next window in the buffer, and fills the buffer until it holds one.
