@@ -12,25 +12,25 @@ use crate::time::Nanos;
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum CommandError {
     #[error("{0} exists already")]
-    ServiceExists(ServiceKey),
+    ServiceExists(Box<ServiceKey>),
     #[error("there is no service {0}; add it first with -A")]
-    NoService(ServiceKey),
+    NoService(Box<ServiceKey>),
     #[error("{service} has a real server {server} already; change it with -e")]
-    ServerExists { service: ServiceKey, server: ServerKey },
+    ServerExists { service: Box<ServiceKey>, server: ServerKey },
     #[error("{service} has no real server {server}; add it first with -a")]
-    NoServer { service: ServiceKey, server: ServerKey },
+    NoServer { service: Box<ServiceKey>, server: ServerKey },
     #[error("scheduler {0} is not one of Linux IPVS")]
     Scheduler(&'static str),
     #[error("{service}: real server {server} is of the other address family, which only a tunnel can reach")]
-    Family { service: ServiceKey, server: ServerKey },
+    Family { service: Box<ServiceKey>, server: ServerKey },
     #[error("{server}: the lower threshold {lower} is above the upper one {upper}")]
     Thresholds { server: ServerKey, lower: u32, upper: u32 },
     #[error("{0} is a forwarding method of DPVS; Linux IPVS has -g, -m and -i")]
     Method(&'static str),
     #[error("{0}: port 0 needs persistence (-p)")]
-    PortZero(ServiceKey),
+    PortZero(Box<ServiceKey>),
     #[error("{0} has a match rule, which only DPVS knows")]
-    Match(ServiceKey),
+    Match(Box<ServiceKey>),
 }
 
 impl Services {
@@ -43,7 +43,7 @@ impl Services {
             Command::AddService { service, settings } => {
                 check_service(service, settings)?;
                 if self.by_key(service).is_some() {
-                    return Err(CommandError::ServiceExists(service.clone()));
+                    return Err(CommandError::ServiceExists(service.clone().into()));
                 }
                 let scheduler = fresh_scheduler(settings, &[], now);
                 let fresh = Service {
@@ -106,13 +106,13 @@ impl Services {
     }
 
     fn known(&self, key: &ServiceKey) -> Result<u32, CommandError> {
-        self.by_key(key).ok_or_else(|| CommandError::NoService(key.clone()))
+        self.by_key(key).ok_or_else(|| CommandError::NoService(key.clone().into()))
     }
 
     fn known_server(&self, service: u32, key: &ServerKey) -> Result<u32, CommandError> {
         let service = &self.all[service as usize];
         let found = service.list.iter().copied().find(|number| self.servers[*number as usize].key == *key);
-        found.ok_or_else(|| CommandError::NoServer { service: service.key.clone(), server: *key })
+        found.ok_or_else(|| CommandError::NoServer { service: service.key.clone().into(), server: *key })
     }
 
     fn add_server(
@@ -125,7 +125,7 @@ impl Services {
         check_server(key, &server, &settings)?;
         let service = self.known(key)?;
         if self.known_server(service, &server).is_ok() {
-            return Err(CommandError::ServerExists { service: key.clone(), server });
+            return Err(CommandError::ServerExists { service: key.clone().into(), server });
         }
         // A removed one that is not forgotten yet comes back with its connections.
         let trashed = self.servers.iter().position(|old| old.service == service && old.key == server && old.is_in_trash(now));
@@ -195,8 +195,10 @@ enum Change {
 
 fn check_service(key: &ServiceKey, settings: &ServiceSettings) -> Result<(), CommandError> {
     match key {
-        ServiceKey::Match(_) => return Err(CommandError::Match(key.clone())),
-        ServiceKey::Address { port: 0, .. } if settings.persistence.is_none() => return Err(CommandError::PortZero(key.clone())),
+        ServiceKey::Match(_) => return Err(CommandError::Match(key.clone().into())),
+        ServiceKey::Address { port: 0, .. } if settings.persistence.is_none() => {
+            return Err(CommandError::PortZero(key.clone().into()));
+        }
         _ => {}
     }
     if settings.scheduler == SchedulerKind::Conhash { Err(CommandError::Scheduler("conhash")) } else { Ok(()) }
@@ -209,10 +211,10 @@ fn check_server(key: &ServiceKey, server: &ServerKey, settings: &ServerSettings)
     let family = match key {
         ServiceKey::Address { address, .. } => Family::from(*address),
         ServiceKey::Mark { family, .. } => *family,
-        ServiceKey::Match(_) => return Err(CommandError::Match(key.clone())),
+        ServiceKey::Match(_) => return Err(CommandError::Match(key.clone().into())),
     };
     if family != Family::from(server.address) && !matches!(settings.method, ForwardingMethod::Tunnel(_)) {
-        return Err(CommandError::Family { service: key.clone(), server: *server });
+        return Err(CommandError::Family { service: key.clone().into(), server: *server });
     }
     let (lower, upper) = (settings.lower_threshold, settings.upper_threshold);
     if lower > upper {

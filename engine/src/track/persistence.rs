@@ -1,7 +1,8 @@
 //! Persistence: templates that keep a client on its server (reference/linux-ipvs.md sections 3.5 and 7.5).
 
+use super::Ipvs;
 use super::connection::{Connection, ConnectionId, Flags};
-use super::{FTP, Ipvs, Opening, Unscheduled};
+use super::open::{FTP, Opening, Unscheduled};
 use crate::config::{PersistenceEngine, Protocol, ServiceKey};
 use crate::draws::Draws;
 use crate::packet::FlowKey;

@@ -107,8 +107,8 @@ impl Server {
 
     /// Whether it was removed and is still remembered.
     pub(super) fn is_in_trash(&self, now: Nanos) -> bool {
-        let unused = self.total == 0 && self.persistent == 0;
-        !self.available && !(unused && now >= self.unused_since + TRASH_PERIOD)
+        let used = self.total != 0 || self.persistent != 0;
+        !self.available && (used || now < self.unused_since + TRASH_PERIOD)
     }
 
     /// It is added again, with the connections that it still has and all that it counted, even when its service was deleted
