@@ -8,6 +8,7 @@
 
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, PcapFormat, Record, Step};
+use lvscheck_engine::Nanos;
 use rayon::prelude::*;
 use std::fs::File;
 use std::io;
@@ -53,6 +54,9 @@ struct Part {
     walked: Range<usize>,
     /// Why it ended before the part's end: the rest is not whole, or makes no sense.
     stopped: Option<Step>,
+    /// Captured bytes, and bytes on the wire.
+    bytes: u64,
+    wire_bytes: u64,
 }
 
 impl BulkReader {
@@ -88,6 +92,29 @@ impl BulkReader {
     /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Length of the header before each frame.
+    #[inline]
+    pub fn record_head(&self) -> usize {
+        self.format.record_head()
+    }
+
+    /// Reads bytes of the file, wherever the windows stand; returns how many there were.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_at(&self.file, buffer, offset)
+    }
+
+    /// The record that stands at a place of bytes of the file, if it is whole.
+    #[inline]
+    pub fn record(&self, bytes: &[u8], at: usize) -> Option<Record> {
+        match self.format.step(bytes, at, &self.interfaces) {
+            Step::Frame(record, _) => Some(record),
+            _ => None,
+        }
     }
 
     /// How many bytes are done.
@@ -130,7 +157,7 @@ impl BulkReader {
             let limit = (number + 1) * PART;
             // After a fault, and inside a record longer than the part, nothing begins.
             if stopped.is_some() || end >= limit {
-                part.records.clear();
+                part.clear();
                 continue;
             }
             if part.walked.start != end {
@@ -215,10 +242,15 @@ impl BulkReader {
 }
 
 impl Part {
-    /// Finds the records that begin from `start` up to `end`. Without a start there are none.
-    fn walk(&mut self, reader: &BulkReader, bytes: &[u8], start: Option<usize>, end: usize) {
+    fn clear(&mut self) {
         self.records.clear();
         self.stopped = None;
+        (self.bytes, self.wire_bytes) = (0, 0);
+    }
+
+    /// Finds the records that begin from `start` up to `end`. Without a start there are none.
+    fn walk(&mut self, reader: &BulkReader, bytes: &[u8], start: Option<usize>, end: usize) {
+        self.clear();
         let Some(mut at) = start else {
             self.walked = usize::MAX..usize::MAX;
             return;
@@ -226,8 +258,10 @@ impl Part {
         let first = at;
         while at < end.min(bytes.len()) {
             match reader.format.step(bytes, at, &reader.interfaces) {
-                Step::Frame(_, size) => {
+                Step::Frame(record, size) => {
                     self.records.push(at as u32);
+                    self.bytes += u64::from(record.len);
+                    self.wire_bytes += u64::from(record.wire_len);
                     at += size;
                 }
                 step => {
@@ -281,6 +315,19 @@ impl BulkWindow {
     }
 }
 
+impl BulkWindow {
+    /// The time of a frame.
+    #[inline]
+    pub fn time(&self, part: usize, number: usize) -> Option<Nanos> {
+        self.frame(part, number).map(|(record, _)| record.time)
+    }
+
+    /// Captured bytes of all frames, and their bytes on the wire.
+    pub fn lengths(&self) -> (u64, u64) {
+        self.parts.iter().fold((0, 0), |sum, part| (sum.0 + part.bytes, sum.1 + part.wire_bytes))
+    }
+}
+
 /// Reads at an offset until the buffer is full or the file ends; how many bytes were there.
 pub(crate) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
     let wanted = buffer.len();
@@ -307,7 +354,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::{Reader, pcap_head, pcap_record};
     use super::*;
-    use lvscheck_engine::Nanos;
     use proptest::prelude::*;
     use std::io::Write;
 

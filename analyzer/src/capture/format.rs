@@ -184,6 +184,11 @@ fn without_fcs(len: u32, wire_len: u32, fcs_len: u32) -> (u32, u32) {
 }
 
 impl PcapFormat {
+    /// Length of the header before each frame.
+    pub fn record_head(&self) -> usize {
+        self.header_len
+    }
+
     /// Reads what stands at `at`.
     #[inline]
     pub fn step(&self, buffer: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {

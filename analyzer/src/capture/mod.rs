@@ -16,4 +16,4 @@ pub use format::{CaptureInterface, MAX_RECORD, Record};
 pub use merge::{Merge, MergedInterface};
 pub use reader::{Frame, OwnedWindow, Reader, Window};
 pub use time::Clock;
-pub use writer::{Container, Writer, pcap_head, pcap_record, pcapng_record};
+pub use writer::{Container, Writer, pcap_head, pcap_record, pcap_record_head, pcapng_record};

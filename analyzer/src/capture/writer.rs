@@ -205,19 +205,24 @@ pub fn pcap_head() -> [u8; 24] {
     head
 }
 
-/// Appends a nanosecond pcap record. pcap's seconds have 32 bits: times beyond 2106 become the last of them.
+/// Appends the header of a nanosecond pcap record; the frame follows it.
 #[inline]
-pub fn pcap_record(buffer: &mut Vec<u8>, time: Nanos, frame: &[u8], wire_len: u32) {
+pub fn pcap_record_head(buffer: &mut Vec<u8>, time: Nanos, len: u32, wire_len: u32) {
     let mut header = [0; 16];
-    header[..4].copy_from_slice(&u32::try_from(time.0 / 1_000_000_000).unwrap_or(u32::MAX).to_le_bytes());
+    header[..4].copy_from_slice(&((time.0 / 1_000_000_000) as u32).to_le_bytes());
     header[4..8].copy_from_slice(&((time.0 % 1_000_000_000) as u32).to_le_bytes());
-    header[8..12].copy_from_slice(&(frame.len() as u32).to_le_bytes());
+    header[8..12].copy_from_slice(&len.to_le_bytes());
     header[12..].copy_from_slice(&wire_len.to_le_bytes());
     buffer.extend_from_slice(&header);
+}
+
+/// Appends a nanosecond pcap record.
+#[inline]
+pub fn pcap_record(buffer: &mut Vec<u8>, time: Nanos, frame: &[u8], wire_len: u32) {
+    pcap_record_head(buffer, time, frame.len() as u32, wire_len);
     buffer.extend_from_slice(frame);
 }
 
-/// An option of a pcapng block.
 fn option(buffer: &mut Vec<u8>, code: u16, value: &[u8]) {
     buffer.extend_from_slice(&code.to_le_bytes());
     buffer.extend_from_slice(&(value.len() as u16).to_le_bytes());

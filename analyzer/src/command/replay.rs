@@ -34,6 +34,7 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
         write: args.write.clone(),
         linger: args.linger.map(|seconds| Nanos((seconds.clamp(0.0, 1e9) * 1e9) as u64)),
         probes: Vec::new(),
+        bulk: common.format == Format::Text && !args.connections && args.report.is_none(),
         progress: Some(progress_bar(common, 0, "frames")),
     };
     let result = replay::run(&request);

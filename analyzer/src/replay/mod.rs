@@ -1,5 +1,7 @@
 //! Replays captures through a director: reads, finds what is input, runs the engine, compares, and says what happened.
 
+pub mod bulk;
+mod bulk_request;
 mod check;
 mod demands;
 mod frames;
@@ -84,6 +86,8 @@ pub struct Request {
     pub linger: Option<Nanos>,
     /// Names and times, after the first frame, at which the connection table is listed.
     pub probes: Vec<(String, Nanos)>,
+    /// Large plain captures may take the fast way, whose outcome lists no connections.
+    pub bulk: bool,
     /// Told of progress: frames done.
     pub progress: Option<indicatif::ProgressBar>,
 }
@@ -134,6 +138,9 @@ impl Outcome {
 pub fn run(request: &Request) -> Result<Replayed, Failure> {
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
+    if let Some(replayed) = bulk_request::run(request, start)? {
+        return Ok(replayed);
+    }
     let mut loaded = load(&request.captures)?;
     let golden = match &request.golden {
         Some(Source::File(path)) => Some(load_golden(path)?),
@@ -196,6 +203,22 @@ fn load_golden(path: &Path) -> Result<Loaded, Failure> {
 
 /// The director: described, from the command line, or inferred from the capture.
 fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, Failure> {
+    let described = describe_with(request, |inference| {
+        for frame in loaded.frames.inputs() {
+            inference.observe(frame.bytes, frame.wire_len);
+        }
+        true
+    })?;
+    Ok(described.unwrap_or_default())
+}
+
+/// The director, where it is described so far that no frame of the capture is needed to tell what it is.
+fn describe_without_capture(request: &Request) -> Result<Option<Description>, Failure> {
+    describe_with(request, |_| false)
+}
+
+/// `observe` shows the capture to an inference that needs it; none if it can't.
+fn describe_with(request: &Request, observe: impl FnOnce(&mut Inference) -> bool) -> Result<Option<Description>, Failure> {
     let base = match &request.config {
         Some(path) => describe::load(path).map_err(Failure::usage)?,
         None => Description::default(),
@@ -207,7 +230,7 @@ fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, 
         if let Some(name) = &request.profile {
             description.config.profile = profile_by_name(name)?.clone();
         }
-        return Ok(description);
+        return Ok(Some(description));
     }
     let dpvs = matches!(request.mode, Some(Mode::Fullnat)) || base.config.profile.system == System::Dpvs;
     let profile = request.profile.as_deref().map(profile_by_name).transpose()?;
@@ -225,12 +248,10 @@ fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, 
         ..InferOptions::default()
     };
     let mut inference = Inference::new(options);
-    if !inference.is_needless() {
-        for frame in loaded.frames.inputs() {
-            inference.observe(frame.bytes, frame.wire_len);
-        }
+    if !inference.is_needless() && !observe(&mut inference) {
+        return Ok(None);
     }
-    inference.finish().map_err(Failure::usage)
+    inference.finish().map(Some).map_err(Failure::usage)
 }
 
 fn profile_by_name(name: &str) -> Result<&'static Profile, Failure> {

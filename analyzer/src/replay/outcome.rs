@@ -84,6 +84,11 @@ impl Verdicts {
         *self.counts.entry((verdict.kind(), verdict.words())).or_default() += 1;
     }
 
+    /// Counts many of a kind.
+    pub fn count_many(&mut self, verdict: Verdict, frames: u64) {
+        *self.counts.entry((verdict.kind(), verdict.words())).or_default() += frames;
+    }
+
     /// Kind, words and count, the most frequent first within each kind.
     pub fn rows(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
         self.counts.iter().map(|((kind, words), count)| (*kind, *words, *count))

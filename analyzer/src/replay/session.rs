@@ -186,7 +186,7 @@ pub fn answers_pass_director(config: &DirectorConfig) -> bool {
     })
 }
 
-fn count(totals: &mut Emitted, frame: &EmittedFrame<'_>) {
+pub(super) fn count(totals: &mut Emitted, frame: &EmittedFrame<'_>) {
     totals.frames += 1;
     totals.bytes += frame.bytes.len() as u64;
     let mut at = 12;

@@ -22,10 +22,10 @@ use std::path::Path;
 
 /// How long a director lives on after the last frame when nothing says otherwise: long enough for a neighbour that does not
 /// answer to be given up.
-const LINGER: Nanos = Nanos::from_secs(5);
+pub(super) const LINGER: Nanos = Nanos::from_secs(5);
 
 /// How long after its last frame a recording listened at least.
-const LISTENED: Nanos = Nanos::from_millis(100);
+pub(super) const LISTENED: Nanos = Nanos::from_millis(100);
 
 /// What a run gave.
 pub struct Worked {

@@ -122,6 +122,11 @@ impl Batch {
         &mut self.director
     }
 
+    /// The director, to keep.
+    pub fn into_director(self) -> Director {
+        self.director
+    }
+
     /// How packets were handled so far.
     pub fn handled(&self) -> Handled {
         self.handled

@@ -1,0 +1,108 @@
+//! Whether a replay may take the fast way, and its result in the form of the careful way's.
+
+use super::bulk::{self, BulkRequest, Step};
+use super::demands::Watch;
+use super::outcome::{InputSummary, Speed};
+use super::place::Places;
+use super::work::{LINGER, LISTENED};
+use super::{Replayed, Request, Source, describe_without_capture, director_summary};
+use crate::capture::{BulkReader, Writer};
+use crate::exit::Failure;
+use lvscheck_engine::config::{Command, ForwardingMethod};
+use lvscheck_engine::profile::System;
+use lvscheck_engine::{Director, Draws, Nanos};
+use std::path::Path;
+use std::time::Instant;
+
+/// Smaller captures are done at once anyway, with all that the careful way shows.
+const SMALLEST: u64 = 4 << 20;
+
+/// Replays in bulk; none when the careful way must be taken.
+///
+/// # Errors
+/// Something can't be read, written, or can't work.
+pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>, Failure> {
+    let [capture] = &request.captures[..] else { return Ok(None) };
+    let pcapng = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("pcapng"));
+    let plain = request.bulk
+        && !request.observe
+        && request.probes.is_empty()
+        && request.ignore.is_empty()
+        && request.golden != Some(Source::Same)
+        && !request.write.as_deref().is_some_and(pcapng);
+    if !plain {
+        return Ok(None);
+    }
+    let Some(input) = open(capture).filter(|input| input.size() >= SMALLEST) else { return Ok(None) };
+    let Some(description) = describe_without_capture(request)? else { return Ok(None) };
+    let config = &description.config;
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let golden = match &request.golden {
+        Some(Source::File(path)) => {
+            let named = stem(path).is_some_and(|stem| config.interface(&stem).is_some());
+            match open(path) {
+                Some(golden) if !named => Some(golden),
+                _ => return Ok(None),
+            }
+        }
+        _ => None,
+    };
+    let tunnels = config.commands.iter().any(|command| {
+        matches!(command, Command::AddServer { settings, .. } | Command::EditServer { settings, .. }
+            if matches!(settings.method, ForwardingMethod::Tunnel(_)))
+    });
+    if config.profile.system != System::Linux || tunnels {
+        return Ok(None);
+    }
+    let director = Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?;
+    let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let write = request.write.as_deref().map(|path| Writer::create(path, &names)).transpose()?;
+    let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
+    let has_golden = golden.is_some();
+    let first = std::cell::Cell::new(Nanos(0));
+    let end = |last: Nanos, last_golden: Nanos| {
+        let changed = if last_change == Nanos(0) { Nanos(0) } else { first.get() + last_change };
+        match (request.linger, has_golden) {
+            (Some(linger), _) => last.max(changed) + linger,
+            (None, true) => last.max(changed).max(last_golden) + LISTENED,
+            (None, false) => last.max(changed) + LINGER,
+        }
+    };
+    if let Some(bar) = &request.progress {
+        bar.set_length(input.size());
+    }
+    let (size, progress) = (input.size(), request.progress.as_ref());
+    let mut stage = |step: Step| {
+        if let (Step::Frames { position, first: began, .. }, bar) = (step, progress) {
+            first.set(began);
+            if let Some(bar) = bar {
+                bar.set_position(position.min(size));
+            }
+        }
+    };
+    let watch = Watch::new(config);
+    let places = Places::new(config, [stem(capture).as_deref()]);
+    let asked = BulkRequest { input, golden, write, places, director, watch, end: &end, stage: &mut stage };
+    let Some(result) = bulk::run(asked)? else { return Ok(None) };
+    let seconds = start.elapsed().as_secs_f64();
+    let mut outcome = result.outcome;
+    outcome.input = InputSummary {
+        files: vec![capture.display().to_string()],
+        frames: result.frames,
+        bytes: result.bytes,
+        first: result.times.0,
+        last: result.times.1,
+        warnings: result.warnings,
+    };
+    outcome.director = director_summary(request, &description);
+    outcome.speed = Speed { seconds, frames_per_second: result.frames as f64 / seconds.max(1e-9) };
+    // A process that ends gives its memory back faster than a destructor does.
+    std::mem::forget(result.director);
+    Ok(Some(Replayed { outcome, probes: Vec::new() }))
+}
+
+/// Opens a capture of Ethernet frames for bulk reading. What can't be opened so is the careful way's, errors included.
+fn open(path: &Path) -> Option<BulkReader> {
+    let reader = BulkReader::open(path).ok().flatten()?;
+    reader.interfaces().iter().all(|interface| interface.link_type == 1).then_some(reader)
+}
