@@ -150,8 +150,14 @@ impl ShardRun {
             for group in items.chunks(GROUP) {
                 let mut keys = [None; GROUP];
                 for (key, item) in keys.iter_mut().zip(group) {
-                    let found = key_of(lane, item, context.ends);
-                    *key = found.map(|key| (key, key.hash()));
+                    // What is found now stays where it is: a run only adds entries. What is not found is looked for again, for
+                    // a packet of the same group may add it.
+                    *key = key_of(lane, item, context.ends).map(|key| {
+                        let hash = key.hash();
+                        let answer = usize::from(item.end) >= context.ends.services;
+                        let slot = if answer { shard.find_server(&key, hash) } else { shard.find_client(&key, hash) };
+                        (key, hash, slot)
+                    });
                 }
                 for (key, item) in keys.iter().zip(group) {
                     let at = (offset + i64::from(item.number)) as u32;
@@ -159,7 +165,7 @@ impl ShardRun {
                     if at >= first_odd.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = key.and_then(|(key, hash)| self.step(shard, &key, hash, item, at, context));
+                    let outcome = key.and_then(|(key, hash, slot)| self.step(shard, (&key, hash, slot), item, at, context));
                     let Some(outcome) = outcome else {
                         first_odd.fetch_min(at, Ordering::Relaxed);
                         return;
@@ -178,16 +184,17 @@ impl ShardRun {
     fn step(
         &mut self,
         shard: &mut Shard,
-        key: &ClientKey,
-        hash: u64,
+        (key, hash, known): (&ClientKey, u64, Option<u32>),
         item: &Item,
         at: u32,
         context: &Context<'_>,
     ) -> Option<u32> {
         let answer = usize::from(item.end) >= context.ends.services;
         let event = if key.protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
-        let slot =
-            if answer { shard.find_server(key, hash)? } else { return self.request(shard, key, hash, item, event, at, context) };
+        if !answer {
+            return self.request(shard, (key, hash, known), item, event, at, context);
+        }
+        let slot = known?;
         let id = shard.id(slot);
         let connection = shard.at(slot)?;
         let server = connection.server.filter(|server| context.ways.leads_back(*server, connection.service))?;
@@ -205,20 +212,18 @@ impl ShardRun {
         Some(server | ANSWER)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a packet is, spread out for speed")]
     #[inline]
     fn request(
         &mut self,
         shard: &mut Shard,
-        key: &ClientKey,
-        hash: u64,
+        (key, hash, known): (&ClientKey, u64, Option<u32>),
         item: &Item,
         event: TransportEvent,
         at: u32,
         context: &Context<'_>,
     ) -> Option<u32> {
         let end = context.ways.service(item.end)?;
-        let (slot, opens) = match shard.find_client(key, hash) {
+        let (slot, opens) = match known.or_else(|| shard.find_client(key, hash)) {
             Some(slot) => (slot, false),
             None => {
                 let may_open = match event {
