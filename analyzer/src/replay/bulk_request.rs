@@ -80,7 +80,7 @@ pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>,
             }
         }
     };
-    let watch = Watch::new(config);
+    let watch = Watch::new(config, true);
     let places = Places::new(config, [stem(capture).as_deref()]);
     let asked = BulkRequest { input, golden, write, places, director, watch, end: &end, stage: &mut stage };
     let Some(result) = bulk::run(asked)? else { return Ok(None) };
@@ -98,7 +98,8 @@ pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>,
     outcome.speed = Speed { seconds, frames_per_second: result.frames as f64 / seconds.max(1e-9) };
     // A process that ends gives its memory back faster than a destructor does.
     std::mem::forget(result.director);
-    Ok(Some(Replayed { outcome, probes: Vec::new() }))
+    let counted = outcome.services.clone();
+    Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
 }
 
 /// Opens a capture of Ethernet frames for bulk reading. What can't be opened so is the careful way's, errors included.

@@ -17,13 +17,14 @@ pub struct Watch {
     director_macs: BTreeSet<MacAddr>,
     clients: BTreeSet<(IpAddr, u16)>,
     found: BTreeMap<(&'static str, String), Demand>,
+    judges_arp: bool,
     smallest_mtu: u32,
     tunnel_overhead: u32,
 }
 
 impl Watch {
-    /// For a director.
-    pub fn new(config: &DirectorConfig) -> Watch {
+    /// For a director. `macs_known`: the capture tells MAC addresses, so whose ARP it is can be judged.
+    pub fn new(config: &DirectorConfig, macs_known: bool) -> Watch {
         let mut watch = Watch {
             director_macs: config.interfaces.iter().filter(|i| !i.loopback).map(|i| i.mac).collect(),
             smallest_mtu: config.interfaces.iter().filter(|i| !i.loopback).map(|i| i.mtu).min().unwrap_or(1500),
@@ -36,6 +37,9 @@ impl Watch {
                 }
                 Command::AddServer { server: ServerKey { address, .. }, settings, .. } => {
                     watch.servers.insert(*address, settings.method);
+                    // Under NAT and FULLNAT no real server has the VIP.
+                    watch.judges_arp |=
+                        macs_known && matches!(settings.method, ForwardingMethod::Dr | ForwardingMethod::Tunnel(_));
                     watch.tunnel_overhead = watch.tunnel_overhead.max(overhead(settings.method, *address));
                 }
                 _ => {}
@@ -68,6 +72,9 @@ impl Watch {
     }
 
     fn arp(&mut self, frame: InputFrame<'_>) {
+        if !self.judges_arp {
+            return;
+        }
         let Some((sender_mac, sender)) = arp_sender(frame.bytes) else { return };
         let sender = IpAddr::V4(sender);
         if self.virtual_addresses.contains(&sender) && !self.director_macs.contains(&sender_mac) && sender_mac != MacAddr::ZERO {

@@ -18,6 +18,8 @@ pub struct Loaded {
     pub interfaces: Vec<Option<String>>,
     /// Whether the interfaces' names are the captures' own.
     pub named: bool,
+    /// Some link type does not tell the MAC addresses of both ends.
+    pub made_up_macs: bool,
     /// Frames that could not be made Ethernet, by reason.
     pub unreadable: BTreeMap<String, u64>,
     /// Faults that lost something.
@@ -83,13 +85,20 @@ fn read(path: &Path, loaded: &mut Loaded) -> Result<(), Failure> {
         loaded.warnings.push(damage.to_string());
     }
     if link_types.iter().any(|link_type| *link_type != 1) {
+        loaded.made_up_macs = true;
         let Loaded { frames, unreadable, .. } = loaded;
+        let link_type_of = |interface: u32| match interface.checked_sub(first_interface) {
+            Some(index) => link_types.get(index as usize).copied().unwrap_or(1),
+            // Of a capture before this one: Ethernet by now.
+            None => 1,
+        };
+        let mut own = link::OwnAddresses::default();
+        for frame in frames.inputs() {
+            own.observe(frame.interface, link_type_of(frame.interface), frame.bytes);
+        }
         frames.convert(|frame| {
-            let link_type = match frame.interface.checked_sub(first_interface) {
-                Some(index) => link_types.get(index as usize).copied().unwrap_or(1),
-                None => 1,
-            };
-            let converted = link::to_ethernet(link_type, frame.bytes);
+            let link_type = link_type_of(frame.interface);
+            let converted = own.to_ethernet(frame.interface, link_type, frame.bytes);
             let wire_len = (i64::from(frame.wire_len) + link::growth(link_type)).clamp(0, i64::from(u32::MAX)) as u32;
             match converted {
                 Ok(bytes) => Some((bytes, wire_len)),

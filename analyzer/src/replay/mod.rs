@@ -28,6 +28,7 @@ use crate::describe::{self, Description, InferOptions, Inference};
 use crate::exit::{Failure, Status};
 use check::Check;
 use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
+use lvscheck_engine::listing::ServiceView;
 use lvscheck_engine::profile::{Profile, System};
 use lvscheck_engine::settle::{Trial, settle};
 use lvscheck_engine::{Draws, Nanos};
@@ -99,6 +100,8 @@ pub struct Replayed {
     pub outcome: Outcome,
     /// The tables at the times that were asked for.
     pub probes: Vec<Probe>,
+    /// Services as `--stats` shows them when a kernel has summed its counters, some seconds after the end.
+    pub counted: Vec<ServiceView>,
 }
 
 /// The mode of that name, as case.toml and people write it.
@@ -190,7 +193,7 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
         emitted: worked.totals,
         speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },
     };
-    Ok(Replayed { outcome, probes: worked.probes })
+    Ok(Replayed { outcome, probes: worked.probes, counted: worked.counted })
 }
 
 fn load_golden(path: &Path) -> Result<Loaded, Failure> {

@@ -45,6 +45,8 @@ pub struct Session {
     places: Places,
     replies: Option<Replies>,
     undo: Undo,
+    /// The capture's link type does not tell the MAC addresses of both ends.
+    made_up_macs: bool,
     /// Answers pass the director, which translates them.
     translates: bool,
     /// Clients' sides of connections under DR and tunnel, so that answers can be told from strangers' frames.
@@ -60,11 +62,18 @@ pub struct Session {
 
 impl Session {
     /// A director at rest. `turn_replies`: answers seen at the client are turned back and sent through the director, because
-    /// the capture holds no frame of the real servers' side.
+    /// the capture holds no frame of the real servers' side. `made_up_macs`: its link type does not tell the MAC addresses of
+    /// both ends.
     ///
     /// # Errors
     /// The configuration can't work.
-    pub fn new(config: &DirectorConfig, places: Places, draws: Draws, turn_replies: bool) -> Result<Session, ConfigError> {
+    pub fn new(
+        config: &DirectorConfig,
+        places: Places,
+        draws: Draws,
+        turn_replies: bool,
+        made_up_macs: bool,
+    ) -> Result<Session, ConfigError> {
         let director = Director::new(config, draws)?;
         let linux = config.profile.system == System::Linux;
         Ok(Session {
@@ -72,6 +81,7 @@ impl Session {
             output: Output::default(),
             places,
             replies: turn_replies.then(Replies::default),
+            made_up_macs,
             translates: answers_pass_director(config),
             undo: Undo { ttl: u8::from(linux), mss: !linux },
             direct: HashMap::new(),
@@ -105,6 +115,10 @@ impl Session {
             Place::Arrived(interface) => self.arrive(frame, interface, sink),
             Place::Sent(_) => self.sent(frame, sink),
             Place::Elsewhere => {
+                // A capture without the MAC addresses of both ends, at the client: its flow says that it is an answer.
+                if self.made_up_macs && self.turn_back(frame, sink) {
+                    return;
+                }
                 let answer = reply::flow(frame.bytes).is_some_and(|flow| self.direct.contains_key(&flow.reversed()));
                 if answer { self.roles.past_director += 1 } else { self.roles.of_others += 1 }
             }
@@ -132,23 +146,34 @@ impl Session {
         }
     }
 
+    /// Sends the real server's frame behind an answer through the director; false when its request was not seen.
+    fn turn_back(&mut self, frame: InputFrame<'_>, sink: &mut impl Sink) -> bool {
+        let turned = self.replies.as_ref().and_then(|replies| replies.turn_back(frame.bytes, self.undo));
+        let Some(server_frame) = turned else { return false };
+        let Place::Arrived(interface) = self.places.of(u32::MAX, &server_frame) else { return false };
+        self.roles.replies += 1;
+        let arriving = InputFrame { bytes: &server_frame, wire_len: server_frame.len() as u32, ..frame };
+        let verdict = self.receive(arriving, interface);
+        self.verdicts.count(verdict);
+        let mut seen = frame.bytes.to_vec();
+        for emitted in self.output.frames() {
+            count(&mut self.emitted, &emitted);
+            if self.made_up_macs && seen.len() >= 12 && emitted.bytes.len() >= 12 {
+                // The capture does not tell them, so they can't be compared.
+                seen[..12].copy_from_slice(&emitted.bytes[..12]);
+            }
+            if emitted.late {
+                sink.emitted(emitted, None, None);
+            } else {
+                sink.reply(InputFrame { bytes: &seen, ..frame }, emitted);
+            }
+        }
+        true
+    }
+
     /// A frame that the director itself sent: an observation, or an answer to turn back.
     fn sent(&mut self, frame: InputFrame<'_>, sink: &mut impl Sink) {
-        let turned = match (&self.replies, reply::flow(frame.bytes)) {
-            (Some(replies), Some(_)) => replies.turn_back(frame.bytes, self.undo),
-            _ => None,
-        };
-        if let Some(server_frame) = turned
-            && let Place::Arrived(interface) = self.places.of(u32::MAX, &server_frame)
-        {
-            self.roles.replies += 1;
-            let turned = InputFrame { bytes: &server_frame, wire_len: server_frame.len() as u32, ..frame };
-            let verdict = self.receive(turned, interface);
-            self.verdicts.count(verdict);
-            for emitted in self.output.frames() {
-                count(&mut self.emitted, &emitted);
-                if emitted.late { sink.emitted(emitted, None, None) } else { sink.reply(frame, emitted) }
-            }
+        if self.turn_back(frame, sink) {
             return;
         }
         let answer = reply::flow(frame.bytes).is_some_and(|flow| self.direct.contains_key(&flow.reversed()));

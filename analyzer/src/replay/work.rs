@@ -27,6 +27,9 @@ pub(super) const LINGER: Nanos = Nanos::from_secs(5);
 /// How long after its last frame a recording listened at least.
 pub(super) const LISTENED: Nanos = Nanos::from_millis(100);
 
+/// How long after the end the counters of a recording were read.
+const COUNTERS_LATER: Nanos = Nanos::from_millis(2500);
+
 /// What a run gave.
 pub struct Worked {
     /// Frames that left the director.
@@ -55,6 +58,8 @@ pub struct Worked {
     pub demands: Vec<Demand>,
     /// Services at the end.
     pub services: Vec<ServiceView>,
+    /// Services a little later, when a kernel has summed its counters.
+    pub counted: Vec<ServiceView>,
     /// Connections at the end.
     pub connections: Vec<ConnectionView>,
     /// Connections at the times that were asked for.
@@ -129,14 +134,14 @@ pub fn work(
     let config = &description.config;
     let places = Places::new(config, loaded.interfaces.iter().map(Option::as_deref));
     let turn_replies = request.golden != Some(Source::Same) && turns_replies(config, loaded, &places);
-    let mut session =
-        Session::new(config, places, draws.clone(), turn_replies).map_err(|error| Failure::usage(description.explain(&error)))?;
+    let mut session = Session::new(config, places, draws.clone(), turn_replies, loaded.made_up_macs)
+        .map_err(|error| Failure::usage(description.explain(&error)))?;
     if request.observe
         && let Some(golden) = golden
     {
         session.observe(super::check::observed(config, golden));
     }
-    let mut watch = Watch::new(config);
+    let mut watch = Watch::new(config, !loaded.made_up_macs);
     let mut collect = Collect::default();
     let mut pending: Vec<&(String, Nanos)> = request.probes.iter().collect();
     pending.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
@@ -188,9 +193,12 @@ pub fn work(
         session.advance(golden.frames.records().first().map_or(end, |frame| frame.time), &mut collect);
     }
     session.advance(end, &mut collect);
+    let at_end = Probe::of("", session.director(), end);
     let verdicts = std::mem::take(&mut session.verdicts);
     let roles = std::mem::take(&mut session.roles);
     let totals = std::mem::take(&mut session.emitted);
+    // A kernel sums its counters every two seconds, so a recording reads them this much later than all else.
+    session.advance(end + COUNTERS_LATER, &mut Collect::default());
     let director = session.director();
     let translations = translations(config, &collect, &flows);
     let causes = collect
@@ -208,8 +216,9 @@ pub fn work(
     Ok(Worked {
         causes,
         translations,
-        services: director.services(),
-        connections: director.connections(end),
+        counted: director.services(),
+        services: at_end.services,
+        connections: at_end.connections,
         probes,
         demands: watch.finish(),
         verdicts,

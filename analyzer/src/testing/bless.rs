@@ -49,7 +49,7 @@ fn accept(case: &Case) -> Result<(), Failure> {
     let outcome = &replayed.outcome;
     let mut tables = vec![
         ("list.txt".to_owned(), ipvsadm::list(&outcome.services)),
-        ("stats.txt".to_owned(), ipvsadm::stats(&outcome.services)),
+        ("stats.txt".to_owned(), ipvsadm::stats(&replayed.counted)),
         ("conn.txt".to_owned(), ipvsadm::connections(&outcome.connections)),
     ];
     tables.extend(replayed.probes.iter().map(|probe| (probe.name.clone(), ipvsadm::connections(&probe.connections))));
@@ -96,14 +96,15 @@ pub fn make_case(args: &TestArgs, capture: &Path) -> Result<PathBuf, Failure> {
     };
     let case = Case { name: String::new(), folder: folder.clone(), file: file.clone() };
     let request = Request { golden: None, write: Some(case.output()), ..request(&case).map_err(Failure::usage)? };
-    let outcome = replay::run(&request)?.outcome;
+    let replayed = replay::run(&request)?;
+    let outcome = &replayed.outcome;
     file.frames_in = Some(outcome.input.frames);
     file.frames_out = Some(outcome.emitted.frames);
     write_case_file(&folder, &file)?;
     let state = folder.join("state");
     std::fs::create_dir_all(&state).map_err(|error| io(&state, error))?;
     write(&state.join("list.txt"), &ipvsadm::list(&outcome.services))?;
-    write(&state.join("stats.txt"), &ipvsadm::stats(&outcome.services))?;
+    write(&state.join("stats.txt"), &ipvsadm::stats(&replayed.counted))?;
     write(&state.join("conn.txt"), &ipvsadm::connections(&outcome.connections))?;
     Ok(folder)
 }
