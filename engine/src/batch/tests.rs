@@ -525,7 +525,7 @@ fn frame(packet: &Packet) -> (InterfaceId, Vec<u8>, u32) {
         wire = bytes.len() as u32;
         bytes.truncate(60);
     }
-    if bytes.len() < 60 && packet.oddity == 0 && packet.payload % 2 == 0 {
+    if bytes.len() < 60 && packet.oddity == 0 && packet.payload.is_multiple_of(2) {
         bytes.resize(60, 0);
         wire = 60;
     }

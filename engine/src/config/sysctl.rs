@@ -213,16 +213,18 @@ impl Sysctls {
                 if interface == "all" && *key == "forwarding" {
                     let on = switch()?;
                     if *family == "ipv4" {
-                        self.ip_forward = on
+                        self.ip_forward = on;
                     } else {
-                        self.ipv6_forwarding = on
+                        self.ipv6_forwarding = on;
                     }
                     // The kernel copies the value to every interface.
                     for entry in self.interfaces.values_mut() {
                         if *family == "ipv4" { entry.forwarding = on } else { entry.ipv6_forwarding = on }
                     }
                 }
-                self.interfaces.entry(interface).or_default().set(family, key, &integer, &switch)?;
+                let (forwarding, ipv6_forwarding) = (self.ip_forward, self.ipv6_forwarding);
+                let fresh = || InterfaceSysctls { forwarding, ipv6_forwarding, ..InterfaceSysctls::default() };
+                self.interfaces.entry(interface).or_insert_with(fresh).set(family, key, &integer, &switch)?;
             }
             ["net", "ipv4", "ip_forward"] => {
                 self.ip_forward = switch()?;
