@@ -52,6 +52,7 @@ pub struct GenerateArgs {
     /// Address families of the flows, weighted: `ipv4`, `ipv4:9,ipv6:1`
     #[arg(long, value_name = "MIX", default_value = "ipv4", value_parser = str::parse::<Mix<FamilyName>>)]
     pub family: Mix<FamilyName>,
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address in brackets is no link")]
     /// Virtual service that flows go to, may be repeated [default: 200.200.200.1:80 and [2001:db8:200::1]:80]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub vip: Vec<SocketAddr>,

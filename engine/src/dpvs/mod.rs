@@ -4,8 +4,8 @@
 //! link layer are its own. Rules are those of reference/dpvs-fullnat.md and of the recordings; where both differ, the
 //! recordings win. Like the whole engine it draws nothing at random and never panics on a frame.
 //!
-//! A frame's way: [`receive`] takes it in and finds its connection, [`translate`] or [`tunnel`] rewrites it, [`link`] sends
-//! it. [`connection`], [`service`] and [`port_pool`] are the tables.
+//! A frame's way: `receive` takes it in and finds its connection, `translate` or `tunnel` rewrites it, `link` sends
+//! it. `connection`, `service` and `port_pool` are the tables.
 
 mod access;
 mod connection;
