@@ -113,6 +113,10 @@ impl Scheduler for Lblc {
 
     fn removed(&mut self, _: &[Candidate], _: usize, _: u32) {}
 
+    fn holds(&self, number: u32) -> bool {
+        self.entries.values().any(|entry| entry.server == number)
+    }
+
     fn advance(&mut self, now: Nanos, expiration: Nanos) {
         while let Some((time, sweep)) = self.timer.due(now, self.entries.len()) {
             match sweep {

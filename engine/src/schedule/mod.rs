@@ -105,6 +105,11 @@ pub trait Scheduler {
     /// The service's scheduler flags changed, the scheduler did not: they hold from the next connection on.
     fn set_flags(&mut self, _flags: SchedulerFlags) {}
 
+    /// Whether a cache names the server: it is not forgotten then, even when it was removed.
+    fn holds(&self, _number: u32) -> bool {
+        false
+    }
+
     /// Time passes: caches expire.
     fn advance(&mut self, _now: Nanos, _expiration: Nanos) {}
 }

@@ -128,7 +128,16 @@ impl Services {
             return Err(CommandError::ServerExists { service: key.clone().into(), server });
         }
         // A removed one that is not forgotten yet comes back with its connections.
-        let trashed = self.servers.iter().position(|old| old.service == service && old.key == server && old.is_in_trash(now));
+        let candidates: Vec<usize> = (0..self.servers.len())
+            .filter(|number| {
+                let old = &self.servers[*number];
+                old.service == service && old.key == server && !old.available
+            })
+            .collect();
+        let scheduler = self.all[service as usize].scheduler.as_scheduler();
+        let trashed = candidates
+            .into_iter()
+            .find(|number| self.servers[*number].is_in_trash(now) || scheduler.holds(*number as u32));
         let number = match trashed {
             Some(number) => {
                 self.servers[number].resurrect(settings);

@@ -116,7 +116,7 @@ impl Ipvs {
         self.services.apply(command, now)?;
         let removes = matches!(command, Command::DeleteServer { .. } | Command::DeleteService { .. } | Command::Clear);
         if removes && self.sysctls.vs.expire_nodest_conn {
-            self.sweep_removed();
+            self.sweep_removed(now);
         }
         Ok(())
     }
@@ -131,20 +131,28 @@ impl Ipvs {
 
     /// With expire_nodest_conn the removal of a server ends its connections at once, and their templates with the last of
     /// them (section 3.8).
-    fn sweep_removed(&mut self) {
+    fn sweep_removed(&mut self, now: Nanos) {
         let servers = &self.services.servers;
         let is_gone = |connection: &Connection| connection.server.is_some_and(|server| !servers[server as usize].available);
         let entries = self.table.iter().filter(|(_, connection)| connection.controlled == 0 && is_gone(connection));
         let gone: Vec<ConnectionId> = entries.map(|(id, _)| id).collect();
         for id in gone {
             let parent = self.table.get(id).and_then(|connection| connection.control);
-            self.remove(id);
+            self.end(id, now);
             if let Some(parent) = parent
                 && self.table.get(parent).is_some_and(|parent| parent.controlled == 0)
             {
-                self.remove(parent);
+                self.end(parent, now);
             }
         }
+    }
+
+    /// Takes an entry out before its time.
+    fn end(&mut self, id: ConnectionId, now: Nanos) {
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.expires = now;
+        }
+        self.remove(id);
     }
 
     /// The table, to look at.
