@@ -209,7 +209,9 @@ pub fn pcap_head() -> [u8; 24] {
 #[inline]
 pub fn pcap_record_head(buffer: &mut Vec<u8>, time: Nanos, len: u32, wire_len: u32) {
     let mut header = [0; 16];
-    header[..4].copy_from_slice(&((time.0 / 1_000_000_000) as u32).to_le_bytes());
+    // The field has 32 bits; what lies beyond 2106 stays at its end.
+    let seconds = (time.0 / 1_000_000_000).min(u64::from(u32::MAX)) as u32;
+    header[..4].copy_from_slice(&seconds.to_le_bytes());
     header[4..8].copy_from_slice(&((time.0 % 1_000_000_000) as u32).to_le_bytes());
     header[8..12].copy_from_slice(&len.to_le_bytes());
     header[12..].copy_from_slice(&wire_len.to_le_bytes());

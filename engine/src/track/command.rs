@@ -135,9 +135,8 @@ impl Services {
             })
             .collect();
         let scheduler = self.all[service as usize].scheduler.as_scheduler();
-        let trashed = candidates
-            .into_iter()
-            .find(|number| self.servers[*number].is_in_trash(now) || scheduler.holds(*number as u32));
+        let trashed =
+            candidates.into_iter().find(|number| self.servers[*number].is_in_trash(now) || scheduler.holds(*number as u32));
         let number = match trashed {
             Some(number) => {
                 self.servers[number].resurrect(settings);
