@@ -46,6 +46,8 @@ pub enum LocalAnswer {
     EchoReply,
     /// Answered a TCP segment without connection by RST.
     Reset,
+    /// Answered an SCTP packet without association by ABORT, or completed its shutdown.
+    Abort,
     /// Answered an ARP request.
     ArpReply,
     /// Learned from ARP or ND.
@@ -187,6 +189,7 @@ impl Verdict {
             Verdict::Local(answer) => match answer {
                 LocalAnswer::EchoReply => "answered: echo reply",
                 LocalAnswer::Reset => "answered: RST, no connection",
+                LocalAnswer::Abort => "answered: ABORT, no association",
                 LocalAnswer::ArpReply => "answered: ARP reply",
                 LocalAnswer::NeighbourLearned => "ARP or ND taken in",
                 LocalAnswer::NeighbourAdvertisement => "answered: neighbour advertisement",

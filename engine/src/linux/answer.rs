@@ -6,6 +6,7 @@ use crate::output::DrawnField;
 use crate::packet::icmp::{self, Icmp};
 use crate::packet::ipv4::{self, Ipv4Fields};
 use crate::packet::ipv6::{self, Ipv6Fields};
+use crate::packet::sctp::{self, Sctp};
 use crate::packet::tcp::{self, TcpFields, flags};
 use crate::packet::{Tcp, Udp, be16, checksum, put16};
 use crate::rewrite::icmp::fill_checksums;
@@ -36,6 +37,7 @@ impl Director {
             58 if !packet.is_v4() => self.local_icmp_v6(out, &packet),
             6 => self.local_tcp(out, &packet),
             17 => self.local_udp(out, &packet),
+            132 => self.local_sctp(out, &packet),
             47 if packet.is_v4() => self.local_gre(out, &packet),
             ipv6::next_header::NONE if !packet.is_v4() => dropped(DropReason::Unanswered),
             _ => self.unknown_protocol(out, &packet),
@@ -113,6 +115,31 @@ impl Director {
         Verdict::Local(LocalAnswer::Reset)
     }
 
+    /// SCTP without an association (RFC 9260 section 8.4): refused by ABORT, a SHUTDOWN ACK is completed. The kernel's SCTP is
+    /// taken to be loaded.
+    fn local_sctp(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
+        if !packet.to_us {
+            return dropped(DropReason::GroupAddress);
+        }
+        let len = packet.transport_len();
+        let Some(bytes) = packet.transport().get(..len) else { return dropped(DropReason::TransportTruncated) };
+        let Ok(view) = Sctp::new_checked(bytes) else { return dropped(DropReason::TransportTruncated) };
+        if !sctp::checksum_is_right(bytes) {
+            return dropped(DropReason::BadTransportChecksum);
+        }
+        let Some(answer) = sctp::out_of_the_blue(bytes) else { return dropped(DropReason::Unanswered) };
+        let mut message = [0; 16];
+        put16(&mut message, 0, view.destination_port());
+        put16(&mut message, 2, view.source_port());
+        message[4..8].copy_from_slice(&answer.tag);
+        message[12..].copy_from_slice(&[answer.chunk, answer.flags, 0, 4]);
+        sctp::fill_checksum(&mut message);
+        // SCTP sets ECT(0) in all that it sends.
+        let answer = Answer { protocol: 132, tos: 0x02, message: &message, missing: 0, drawn: &[] };
+        self.answer_with(out, packet, &answer);
+        Verdict::Local(LocalAnswer::Abort)
+    }
+
     fn local_udp(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
         let Ok(view) = Udp::new_checked(packet.transport()) else { return dropped(DropReason::TransportTruncated) };
         // A jumbogram's length of 0 is for IPv6 alone, and only beyond 65535 bytes.
@@ -139,8 +166,8 @@ impl Director {
         let mut message = packet.transport().to_vec();
         match view.kind() {
             icmp::v4::ECHO if !self.host.sysctls.icmp_echo_ignore_all => {
+                // The request's code goes back as it came.
                 message[0] = icmp::v4::ECHO_REPLY;
-                message[1] = 0;
                 icmp::fill_checksum(&mut message);
                 let missing = packet.transport_len().saturating_sub(message.len());
                 let answer = Answer { protocol: 1, tos: packet.headers.tos, message: &message, missing, drawn: &[] };
@@ -188,14 +215,14 @@ impl Director {
     /// Sends a message back to a packet's source, from the packet's destination.
     fn answer_with(&mut self, out: &mut Output, to: &Packet, answer: &Answer<'_>) {
         let Answer { protocol, tos, message, missing, drawn } = *answer;
-        // RSTs are never fragmented and carry no identification; the kernel's ICMP answers may be.
-        let dont_fragment = protocol == 6;
+        // RSTs and ABORTs are never fragmented and carry no identification; the kernel's ICMP answers may be.
+        let dont_fragment = matches!(protocol, 6 | 132);
         let mut bytes = Vec::with_capacity(message.len() + 60);
         let mut fields = Vec::new();
         match to.addresses() {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                // RSTs carry no options back; echo and timestamp replies do.
-                let options = if protocol == 1 {
+                // RSTs and ICMP replies carry the options back, the kernel's SCTP does not.
+                let options = if protocol != 132 {
                     super::error::echoed_options(&to.bytes[ipv4::HEADER_LEN..to.headers.transport_at])
                 } else {
                     Vec::new()

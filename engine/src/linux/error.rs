@@ -121,7 +121,8 @@ impl Director {
             return false;
         }
         let Way::Out(hop) = self.host.routes.lookup(source.into()) else { return false };
-        let own = if self.host.is_local(destination.into()) {
+        // An address of an interface; one that only a local route makes the director's (a transparent service) is not.
+        let own = if self.host.links.iter().any(|(_, link)| link.has_address(destination.into())) {
             Some(destination)
         } else {
             match self.host.source_on(&hop, source.into()) {

@@ -72,6 +72,58 @@ impl<T: AsRef<[u8]>> Sctp<T> {
     }
 }
 
+/// Whether the checksum of a whole packet is right.
+pub fn checksum_is_right(packet: &[u8]) -> bool {
+    let mut copy = packet.to_vec();
+    fill_checksum(&mut copy);
+    copy == packet
+}
+
+/// How a host answers a packet of no association.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfTheBlue {
+    /// The answer's verification tag, in wire order.
+    pub tag: [u8; 4],
+    /// Its chunk's type.
+    pub chunk: u8,
+    /// Its chunk's flags: the T bit when the tag is the packet's own.
+    pub flags: u8,
+}
+
+/// The answer to a packet of no association (RFC 9260 section 8.4), by all its chunks: none to ABORT, SHUTDOWN COMPLETE,
+/// COOKIE ACK and an INIT that is not alone; SHUTDOWN COMPLETE to SHUTDOWN ACK; else ABORT.
+pub fn out_of_the_blue(packet: &[u8]) -> Option<OutOfTheBlue> {
+    let own_tag: [u8; 4] = packet.get(4..8)?.try_into().ok()?;
+    let first = *packet.get(HEADER_LEN)?;
+    let (mut shutdown, mut cookie) = (false, false);
+    let mut at = HEADER_LEN;
+    while let Some(header) = packet.get(at..at + 4) {
+        let len = usize::from(be16(header, 2));
+        if len < 4 {
+            break;
+        }
+        match header[0] {
+            chunk::ABORT | chunk::SHUTDOWN_COMPLETE => return None,
+            chunk::INIT if at != HEADER_LEN => return None,
+            chunk::SHUTDOWN_ACK => shutdown = true,
+            chunk::COOKIE_ACK => cookie = true,
+            _ => {}
+        }
+        at += len.next_multiple_of(4);
+    }
+    if first == chunk::INIT {
+        // The tag that the peer asked for.
+        let tag = packet.get(HEADER_LEN + 4..HEADER_LEN + 8)?.try_into().ok()?;
+        return Some(OutOfTheBlue { tag, chunk: chunk::ABORT, flags: 0 });
+    }
+    let chunk = match (shutdown, cookie) {
+        (true, _) => chunk::SHUTDOWN_COMPLETE,
+        (false, true) => return None,
+        (false, false) => chunk::ABORT,
+    };
+    Some(OutOfTheBlue { tag: own_tag, chunk, flags: 1 })
+}
+
 /// Computes the checksum of a whole packet and stores it. Fewer than 12 bytes stay as they are.
 pub fn fill_checksum(packet: &mut [u8]) {
     if packet.len() >= HEADER_LEN {
