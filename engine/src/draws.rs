@@ -23,6 +23,8 @@ pub enum Draw {
         ports: (u16, u16),
         /// Inner protocol number.
         protocol: u8,
+        /// The inner packet's IPv6 flow label, which the kernel's hash takes in; 0 for IPv4.
+        flow_label: u32,
     },
     /// Flow label of an IPv6 packet that the director builds; by the number of such packets.
     FlowLabel(u64),

@@ -243,7 +243,7 @@ mod tests {
 
     fn port(number: u16) -> Draw {
         let address = std::net::IpAddr::from([10, 0, 0, 1]);
-        Draw::GueSourcePort { source: address, destination: address, ports: (number, 80), protocol: 6 }
+        Draw::GueSourcePort { source: address, destination: address, ports: (number, 80), protocol: 6, flow_label: 0 }
     }
 
     fn learn(goldens: &[u16], kind: DrawnKind) -> (BTreeMap<&'static str, u64>, Vec<Contradiction>) {

@@ -126,6 +126,7 @@ fn gue(source_port: u16) -> Vec<Owned> {
             destination: IpAddr::from(VIP),
             ports: (inner_port, 80),
             protocol: 6,
+            flow_label: 0,
         };
         owned.drawn = vec![DrawnField::value(draw, 34, 2).summed_at(40)];
     }
