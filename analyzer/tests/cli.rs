@@ -225,3 +225,32 @@ fn a_closed_pipe_ends_quietly() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Times are this machine's: only what is measured is checked.
+#[test]
+fn throughput_of_a_capture_and_of_generated_traffic() {
+    let output = lvscheck(&["throughput", HTTP, "--mode", "dr,fullnat", "--runs", "2", "--threads", "1,2"]);
+    let text = shown(&output, None);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for word in ["read", "classify", "track", "schedule", "rewrite", "serial", "100 GbE", "careful path", "fullnat"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let page_name = page.to_string_lossy().into_owned();
+    let asked =
+        ["throughput", "--packets", "60000", "--size", "64,128", "--mode", "dr,tunnel,fullnat", "--task", "forward,golden"];
+    let rest = ["--runs", "1", "--threads", "2", "--format", "json", "--report", page_name.as_str()];
+    let output = lvscheck(&[&asked[..], &rest[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output, None));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = result["series"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 3 * 2);
+    for row in rows {
+        assert_eq!(row["packets"], 60_000);
+        assert_eq!(row["path"], if row["mode"] == "dr" { "fast" } else { "careful" }, "{row}");
+    }
+    assert!(std::fs::read_to_string(page).unwrap().contains("128-byte frames"));
+    assert_eq!(status(&["throughput", "-"]), 2);
+    assert_eq!(status(&["replay", HTTP, "--threads", "1,2"]), 2);
+}

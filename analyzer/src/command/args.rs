@@ -1,6 +1,7 @@
 //! The command line, as it is typed.
 
 use crate::generate::GenerateArgs;
+use crate::throughput::Task;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -33,9 +34,10 @@ pub struct CommonArgs {
     /// Colours in text; NO_COLOR is honoured too.
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
-    /// Work with this many threads; all cores when not given.
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<usize>,
+    /// Work with this many threads; all cores when not given. `throughput` takes several, such as `1,2,4`, and measures with
+    /// each; with 1 and all when not given.
+    #[arg(long, global = true, value_name = "N", value_delimiter = ',')]
+    pub threads: Vec<usize>,
     /// Print only what went wrong.
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -75,6 +77,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Make client traffic to order.
     Generate(Box<GenerateArgs>),
+    /// Measure how fast captures are replayed, by stage, against line rates.
+    Throughput(ThroughputArgs),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -192,4 +196,36 @@ pub struct DiffArgs {
     /// Mask a field, by Wireshark's name, such as `ip.id`. May be repeated.
     #[arg(long, value_name = "FIELD")]
     pub ignore: Vec<String>,
+}
+
+/// `lvscheck throughput`.
+#[derive(Args, Clone, Debug)]
+pub struct ThroughputArgs {
+    /// Captures to measure with, each by itself; UDP traffic of the sizes of RFC 2544 is generated when none is given.
+    #[arg(value_name = "CAPTURE")]
+    pub captures: Vec<PathBuf>,
+    /// Forwarding modes to measure [default: dr,nat,tunnel; with -c as the rules say].
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "MODES")]
+    pub mode: Vec<Mode>,
+    /// The director, as for `replay`; inferred from each capture when not given, which takes the careful path.
+    #[arg(short, long, value_name = "PATH", requires = "captures")]
+    pub config: Option<PathBuf>,
+    /// What to do with the frames that leave: nothing, compare them with a golden, write them.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TASKS", default_value = "forward")]
+    pub task: Vec<Task>,
+    /// Runs of each measurement. The first is the cold one, the others are warm.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub runs: u32,
+    /// Sizes of generated frames, in bytes with FCS [default: 64,128,256,512,1024,1280,1518].
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', conflicts_with = "captures", value_parser = clap::value_parser!(u32).range(64..=1518))]
+    pub size: Vec<u32>,
+    /// Generated packets of each size.
+    #[arg(long, value_name = "N", default_value_t = 200_000, conflicts_with = "captures", value_parser = clap::value_parser!(u64).range(1..))]
+    pub packets: u64,
+    /// Connections of these packets [default: a tenth of the packets].
+    #[arg(long, value_name = "N", conflicts_with = "captures", value_parser = clap::value_parser!(u64).range(1..))]
+    pub flows: Option<u64>,
+    /// Also write the result as one HTML page, with plots.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
 }

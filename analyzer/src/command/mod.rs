@@ -5,6 +5,7 @@ mod diff;
 mod generate;
 mod replay;
 mod test;
+mod throughput;
 
 use crate::exit::{Failure, Status};
 use args::{Cli, Color, Command, CommonArgs};
@@ -19,7 +20,12 @@ pub fn run(cli: Cli) -> Status {
         Color::Always => anstream::ColorChoice::Always.write_global(),
         Color::Never => anstream::ColorChoice::Never.write_global(),
     }
-    if let Some(threads) = common.threads {
+    let alone = matches!(cli.command, Command::Throughput(_));
+    if common.threads.len() > 1 && !alone {
+        complain("--threads takes one number; several are for `lvscheck throughput`");
+        return Status::Usage;
+    }
+    if let Some(&threads) = common.threads.first().filter(|_| !alone) {
         // Fails only when a pool was built before, which nothing does.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
@@ -28,6 +34,7 @@ pub fn run(cli: Cli) -> Status {
         Command::Test(args) => test::run(&args, &common),
         Command::Diff(args) => diff::run(&args, &common),
         Command::Generate(args) => generate::run(&args, &common),
+        Command::Throughput(args) => throughput::run(&args, &common),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "lvscheck", &mut script);

@@ -55,7 +55,8 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
         _ if to_stdout => {}
         Format::Text => {
             let findings = if common.verbose > 0 { 1000 } else { FINDINGS };
-            let options = TextOptions { quiet: common.quiet, connections: args.connections, findings };
+            let options =
+                TextOptions { quiet: common.quiet, connections: args.connections, findings, handled: common.verbose > 0 };
             print(&report::text::render(&outcome, options))?;
         }
         Format::Json => print(&format!("{:#}\n", report::json::render(&outcome)))?,

@@ -21,7 +21,7 @@ const SMALLEST: u64 = 4 << 20;
 ///
 /// # Errors
 /// Something can't be read, written, or can't work.
-pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>, Failure> {
+pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Step)) -> Result<Option<Replayed>, Failure> {
     let [capture] = &request.captures[..] else { return Ok(None) };
     let pcapng = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("pcapng"));
     let plain = request.bulk
@@ -73,6 +73,7 @@ pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>,
     }
     let (size, progress) = (input.size(), request.progress.as_ref());
     let mut stage = |step: Step| {
+        observe(step);
         if let (Step::Frames { position, first: began, .. }, bar) = (step, progress) {
             first.set(began);
             if let Some(bar) = bar {
@@ -90,10 +91,12 @@ pub(super) fn run(request: &Request, start: Instant) -> Result<Option<Replayed>,
         files: vec![capture.display().to_string()],
         frames: result.frames,
         bytes: result.bytes,
+        wire_bytes: result.wire_bytes,
         first: result.times.0,
         last: result.times.1,
         warnings: result.warnings,
     };
+    outcome.handled = Some(result.handled);
     outcome.director = director_summary(request, &description);
     outcome.speed = Speed { seconds, frames_per_second: result.frames as f64 / seconds.max(1e-9) };
     // A process that ends gives its memory back faster than a destructor does.

@@ -27,6 +27,7 @@ use crate::describe::arguments::{parse_scheduler, parse_server, parse_vip};
 use crate::describe::{self, Description, InferOptions, Inference};
 use crate::exit::{Failure, Status};
 use check::Check;
+use lvscheck_engine::batch::Stage;
 use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
 use lvscheck_engine::listing::ServiceView;
 use lvscheck_engine::profile::{Profile, System};
@@ -139,16 +140,27 @@ impl Outcome {
 /// # Errors
 /// Something can't be read, written, or can't work; nothing is left half-written.
 pub fn run(request: &Request) -> Result<Replayed, Failure> {
+    run_observed(request, &mut |_| {})
+}
+
+/// Replays; `observe` is told what is done when, for whoever takes the time. The careful way tells when it reads and when the
+/// serial engine, with all that follows, works.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> Result<Replayed, Failure> {
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
-    if let Some(replayed) = bulk_request::run(request, start)? {
+    if let Some(replayed) = bulk_request::run(request, start, observe)? {
         return Ok(replayed);
     }
+    observe(bulk::Step::Read);
     let mut loaded = load(&request.captures)?;
     let golden = match &request.golden {
         Some(Source::File(path)) => Some(load_golden(path)?),
         Some(Source::Same) | None => None,
     };
+    observe(bulk::Step::Engine(Stage::Serial));
     let description = describe_director(request, &loaded)?;
     // Raw IP and loopback captures tell no direction; addresses do.
     let known = describe::Roles::new(&description.config);
@@ -191,6 +203,7 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
         translations: worked.translations,
         connections: worked.connections,
         emitted: worked.totals,
+        handled: None,
         speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },
     };
     Ok(Replayed { outcome, probes: worked.probes, counted: worked.counted })
@@ -280,6 +293,7 @@ fn summary(loaded: &Loaded) -> InputSummary {
         files: loaded.files.clone(),
         frames: loaded.total,
         bytes: loaded.bytes,
+        wire_bytes: loaded.frames.records().iter().map(|frame| u64::from(frame.wire_len)).sum(),
         first: times().min().unwrap_or_default(),
         last: times().max().unwrap_or_default(),
         warnings: loaded.warnings.clone(),

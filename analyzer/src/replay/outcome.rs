@@ -2,6 +2,7 @@
 
 use crate::compare::Comparison;
 use lvscheck_engine::Nanos;
+use lvscheck_engine::batch::Handled;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::Verdict;
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct Outcome {
     pub connections: Vec<ConnectionView>,
     /// What left the director.
     pub emitted: Emitted,
+    /// How the fast way handled packets; none where the careful way was taken.
+    pub handled: Option<Handled>,
     /// How long the engine and everything around it took.
     pub speed: Speed,
 }
@@ -47,6 +50,8 @@ pub struct InputSummary {
     pub frames: u64,
     /// Captured bytes in all.
     pub bytes: u64,
+    /// Bytes that these frames had on the wire, without FCS.
+    pub wire_bytes: u64,
     /// Time of the first frame.
     pub first: Nanos,
     /// Time of the last frame.

@@ -17,6 +17,8 @@ pub struct TextOptions {
     pub connections: bool,
     /// Findings to show at most.
     pub findings: usize,
+    /// How the fast way handled packets.
+    pub handled: bool,
 }
 
 const HEAD: Style = Style::new().bold();
@@ -35,6 +37,9 @@ pub fn render(outcome: &Outcome, options: TextOptions) -> String {
         client_addresses(&mut text, outcome);
         translations(&mut text, outcome, options);
         frames(&mut text, outcome);
+        if options.handled {
+            handled(&mut text, outcome);
+        }
         if options.connections {
             heading(&mut text, "Connections");
             text.push_str(&indented(&ipvsadm::connections(&outcome.connections)));
@@ -51,6 +56,16 @@ pub fn render(outcome: &Outcome, options: TextOptions) -> String {
         speed(&mut text, outcome);
     }
     text
+}
+
+/// How packets were handled where the fast way was taken.
+fn handled(text: &mut String, outcome: &Outcome) {
+    let Some(handled) = outcome.handled else { return };
+    heading(text, "Fast path");
+    let (parallel, serial) = (grouped(handled.parallel), grouped(handled.serial));
+    let _ = writeln!(text, "  {parallel} packets in parallel, {serial} one by one");
+    let _ =
+        writeln!(text, "  {}, {} with packets one by one", counted(handled.windows, "window"), grouped(handled.mixed_windows));
 }
 
 fn heading(text: &mut String, title: &str) {

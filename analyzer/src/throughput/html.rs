@@ -43,7 +43,15 @@ th:first-child,td:first-child{text-align:left}svg{width:100%;height:auto}svg tex
 @media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}svg text{fill:#ddd}th,td{border-color:#444}}";
 
 fn label(row: &Series) -> String {
-    format!("{}, {} {}, {} thread{}", row.traffic, row.mode, row.task, row.threads, if row.threads == 1 { "" } else { "s" })
+    let careful = if row.fast { "" } else { ", careful path" };
+    format!(
+        "{}, {} {}, {} thread{}{careful}",
+        row.traffic,
+        row.mode,
+        row.task,
+        row.threads,
+        if row.threads == 1 { "" } else { "s" }
+    )
 }
 
 fn escaped(text: &str) -> String {
@@ -141,6 +149,7 @@ fn table(series: &[Series]) -> Markup {
                 @for head in ["traffic", "mode", "task", "threads", "packets", "Mpps", "Gbit/s", "ns/packet", "min", "max", "cold ms"] { th { (head) } }
                 @for (name, _) in LINE_RATES { th { (name) } }
                 th { "serial packets" }
+                th { "path" }
             } }
             tbody {
                 @for row in series {
@@ -159,6 +168,7 @@ fn table(series: &[Series]) -> Markup {
                         td { (format!("{:.0}", row.cold.elapsed.as_secs_f64() * 1e3)) }
                         @for (_, bits) in LINE_RATES { td { (format!("{:.0} %", row.line_share(bits) * 100.0)) } }
                         td { (row.serial_packets) }
+                        td { (if row.fast { "fast" } else { "careful" }) }
                     }
                 }
             }

@@ -18,6 +18,7 @@ fn one(row: &Series) -> Value {
         "threads": row.threads,
         "packets": row.packets,
         "wire_bytes": row.wire_bytes,
+        "path": if row.fast { "fast" } else { "careful" },
         "serial_packets": row.serial_packets,
         "packets_per_second": row.packets_per_second(),
         "bits_per_second": row.bits_per_second(),

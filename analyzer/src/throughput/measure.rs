@@ -70,6 +70,8 @@ pub struct Series {
     pub packets: u64,
     /// Bytes of these frames on the wire, with FCS, without what is around them.
     pub wire_bytes: u64,
+    /// Whether the fast path was taken; the careful one holds the whole capture in memory and handles packets one by one.
+    pub fast: bool,
     /// Frames that took the serial way.
     pub serial_packets: u64,
     /// The first run, with all memory fresh and the file as cold as it was.
@@ -180,6 +182,7 @@ pub(super) mod tests {
             threads,
             packets: 1_000_000,
             wire_bytes: 1_000_000 * size,
+            fast: true,
             serial_packets: 12,
             cold: run(millis[0]),
             warm: millis[1..].iter().map(|millis| run(*millis)).collect(),

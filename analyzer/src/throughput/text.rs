@@ -65,7 +65,18 @@ pub fn render(series: &[Series], out: &mut dyn Write) -> fmt::Result {
     writeln!(
         out,
         "Medians of the warm runs, wall time. Percentages are of line rate for these frames (frame + 20 bytes on the wire)."
-    )
+    )?;
+    for row in series.iter().filter(|row| !row.fast) {
+        writeln!(
+            out,
+            "{}, {} {}, {}: careful path, all packets one by one in memory, its comparison or writing counted as serial.",
+            row.traffic,
+            row.mode,
+            row.task,
+            if row.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", row.threads) },
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
