@@ -213,8 +213,7 @@ impl Director {
             destination: flow.destination,
             ports: (flow.source_port, flow.destination_port),
             protocol: flow.protocol,
-            flow_label: Ipv6::new_checked(&packet.bytes[..])
-                .map_or(0, |view| if packet.is_v4() { 0 } else { view.flow_label() }),
+            flow_label: Ipv6::new_checked(&packet.bytes[..]).map_or(0, |view| if packet.is_v4() { 0 } else { view.flow_label() }),
         };
         let mut outer = tunnel::Outer {
             source,
