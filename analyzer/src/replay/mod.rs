@@ -187,7 +187,7 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
     }
 
     if let Some(path) = &request.write {
-        worked.write(path, &description.config)?;
+        worked.write(path, &description.config, golden.as_ref())?;
     }
     let seconds = start.elapsed().as_secs_f64();
     let outcome = Outcome {

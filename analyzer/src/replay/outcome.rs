@@ -4,7 +4,7 @@ use crate::compare::Comparison;
 use lvscheck_engine::Nanos;
 use lvscheck_engine::batch::Handled;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
-use lvscheck_engine::verdict::Verdict;
+use lvscheck_engine::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -99,11 +99,24 @@ impl Verdicts {
         self.counts.iter().map(|((kind, words), count)| (*kind, *words, *count))
     }
 
-    /// How many frames concern a service: forwarded, returned, refused, waiting.
+    /// How many frames concern a service: forwarded, returned, refused, waiting, or dropped on the way to a real server.
     pub fn of_services(&self) -> u64 {
         let concerned =
             ["forwarded", "returned", "related", "local-server", "waits-for-neighbour", "waits-for-fragments", "refused"];
-        self.counts.iter().filter(|((kind, _), _)| concerned.contains(kind)).map(|(_, count)| count).sum()
+        let dropped = [
+            DropReason::ServerRemoved,
+            DropReason::NoServer,
+            DropReason::DropRate,
+            DropReason::NeighbourQueueFull,
+            DropReason::TunnelTooSmall,
+            DropReason::NoCallId,
+            DropReason::NoLocalPort,
+            DropReason::NoLocalAddress,
+            DropReason::AccessList,
+        ];
+        let concerns =
+            |kind: &str, words: &str| concerned.contains(&kind) || dropped.iter().any(|reason| reason.words() == words);
+        self.counts.iter().filter(|((kind, words), _)| concerns(kind, words)).map(|(_, count)| count).sum()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One run of the engine over the loaded frames, with everything that it gave.
 
 use super::demands::Watch;
-use super::frames::Frames;
+use super::frames::{Frames, StoredFrame};
 use super::load::Loaded;
 use super::outcome::{Demand, Emitted, Roles, Translation, Verdicts};
 use super::place::{Place, Places};
@@ -9,6 +9,7 @@ use super::reply;
 use super::session::{InputFrame, Session, Sink, answers_pass_director};
 use super::{Request, Source};
 use crate::capture::Writer;
+use crate::compare::draws::take_over;
 use crate::describe::Description;
 use crate::exit::Failure;
 use lvscheck_engine::config::{Command, DirectorConfig, ForwardingMethod};
@@ -298,19 +299,35 @@ fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> b
 }
 
 impl Worked {
-    /// Writes what the director emitted.
+    /// Writes what the director emitted. Random fields get the golden's values where the frame is the golden's otherwise.
     ///
     /// # Errors
     /// The file can't be written.
-    pub fn write(&self, path: &Path, config: &DirectorConfig) -> Result<(), Failure> {
+    pub fn write(&self, path: &Path, config: &DirectorConfig, golden: Option<&Loaded>) -> Result<(), Failure> {
         let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
         let mut writer = Writer::create(path, &names)?;
-        for (frame, cause) in self.emitted.records().iter().zip(&self.causes) {
+        for (place, (frame, cause)) in self.emitted.records().iter().zip(&self.causes).enumerate() {
             let comment = writer.keeps_comments().then_some(cause.words.as_str());
-            writer.write(frame.time, frame.interface, self.emitted.bytes(frame), frame.wire_len, comment)?;
+            let learned = golden.and_then(|golden| self.with_golden_draws(frame, place, golden));
+            let bytes = learned.as_deref().unwrap_or(self.emitted.bytes(frame));
+            writer.write(frame.time, frame.interface, bytes, frame.wire_len, comment)?;
         }
         writer.finish()?;
         Ok(())
+    }
+}
+
+impl Worked {
+    /// The frame with the random values of the golden's frame at the same place, when that makes them equal.
+    fn with_golden_draws(&self, frame: &StoredFrame, place: usize, golden: &Loaded) -> Option<Vec<u8>> {
+        let drawn = self.emitted.drawn(frame);
+        if drawn.is_empty() {
+            return None;
+        }
+        let expected = golden.frames.bytes(golden.frames.records().get(place)?);
+        let mut bytes = self.emitted.bytes(frame).to_vec();
+        take_over(expected, &mut bytes, drawn);
+        (bytes == expected).then_some(bytes)
     }
 }
 
