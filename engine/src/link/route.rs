@@ -181,6 +181,12 @@ impl Routes {
         self.local_networks.len() > 1
     }
 
+    /// Length of the prefix of the route that leads to a destination which is not the host's own; 0 without a route.
+    pub fn prefix_len_towards(&self, destination: IpAddr) -> u8 {
+        let found = self.routes.iter().find(|route| route.destination.contains(destination));
+        found.map_or(0, |route| route.destination.prefix_len)
+    }
+
     /// The way to a destination.
     pub fn lookup(&self, destination: IpAddr) -> Way {
         if self.is_local(destination) {
@@ -326,6 +332,8 @@ mod tests {
         assert_eq!(via("10.0.0.255"), "Group");
         assert_eq!(via("224.0.0.1"), "Group");
         assert_eq!(via("2001:db8::1"), "None");
+        let prefix_len = |destination: &str| routes.prefix_len_towards(ip(destination));
+        assert_eq!((prefix_len("10.1.2.3"), prefix_len("8.8.8.8"), prefix_len("2001:db8::1")), (24, 0, 0));
     }
 
     #[test]

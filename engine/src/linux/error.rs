@@ -9,48 +9,7 @@ use crate::packet::ipv6::Ipv6Fields;
 use crate::packet::{icmp, ipv6};
 use crate::rewrite::icmp::fill_checksums;
 use crate::time::Nanos;
-use foldhash::HashMap;
 use std::net::IpAddr;
-
-/// Token buckets, one a destination: one message an interval, and as many as a burst saved up.
-#[derive(Clone, Debug, Default)]
-pub struct RateLimits {
-    buckets: HashMap<IpAddr, Bucket>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: Nanos,
-    last: Nanos,
-}
-
-impl RateLimits {
-    const BURST: u64 = 6;
-    /// The kernel forgets peers as well when there are too many (net.ipv4.inet_peer_threshold).
-    const MAX: usize = 65536 + 128;
-
-    /// Whether a message to that destination may leave.
-    pub fn allow(&mut self, destination: IpAddr, interval: Nanos, now: Nanos) -> bool {
-        if interval == Nanos(0) {
-            return true;
-        }
-        let full = Nanos(interval.0.saturating_mul(RateLimits::BURST));
-        if self.buckets.len() >= RateLimits::MAX {
-            self.buckets.retain(|_, bucket| now < bucket.last + full);
-            if self.buckets.len() >= RateLimits::MAX {
-                self.buckets.clear();
-            }
-        }
-        let bucket = self.buckets.entry(destination).or_insert(Bucket { tokens: full, last: now });
-        bucket.tokens = (bucket.tokens + (now - bucket.last)).min(full);
-        bucket.last = now;
-        if bucket.tokens < interval {
-            return false;
-        }
-        bucket.tokens = bucket.tokens - interval;
-        true
-    }
-}
 
 impl Director {
     /// Sends an ICMP error about a packet to its source; true if it left. `rest` is the word behind the checksum.
@@ -79,7 +38,7 @@ impl Director {
             || kind == icmp::v4::REDIRECT
             || self.host.sysctls.icmp_ratemask & 1u32.checked_shl(u32::from(kind)).unwrap_or(0) == 0;
         let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmp_ratelimit));
-        if !unlimited && !self.limits.allow(source.into(), interval, about.time) {
+        if !unlimited && !self.peers.allow(source.into(), interval, about.time) {
             return false;
         }
         let options = echoed_options(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at]);
@@ -131,8 +90,10 @@ impl Director {
             }
         };
         let Some(own) = own else { return false };
-        let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmpv6_ratelimit));
-        if kind != icmp::v6::PACKET_TOO_BIG && !self.limits.allow(source.into(), interval, about.time) {
+        // The wider the route's network, the more hosts share the limit: half as long for each 32 bits.
+        let shared_bits = 128 - u32::from(self.host.routes.prefix_len_towards(source.into()).min(128));
+        let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmpv6_ratelimit) >> (shared_bits / 32));
+        if kind != icmp::v6::PACKET_TOO_BIG && !self.peers.allow(source.into(), interval, about.time) {
             return false;
         }
         let (quoted, missing) = quote(about, 1280 - ipv6::HEADER_LEN - icmp::HEADER_LEN);
@@ -176,24 +137,4 @@ pub(super) fn echoed_options(options: &[u8]) -> Vec<u8> {
     }
     echoed.resize(echoed.len().next_multiple_of(4), option::END);
     echoed
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn six_at_once_then_one_a_second() {
-        let mut limits = RateLimits::default();
-        let client: IpAddr = "203.0.113.5".parse().unwrap();
-        let second = Nanos::from_secs(1);
-        let allowed = (0..20).filter(|_| limits.allow(client, second, Nanos(0))).count();
-        assert_eq!(allowed, 6);
-        assert!(!limits.allow(client, second, Nanos::from_millis(900)));
-        assert!(limits.allow(client, second, Nanos::from_millis(1000)));
-        assert!(!limits.allow(client, second, Nanos::from_millis(1900)));
-        let other: IpAddr = "203.0.113.6".parse().unwrap();
-        assert!(limits.allow(other, second, Nanos(0)));
-    }
 }

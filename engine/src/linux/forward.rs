@@ -4,59 +4,11 @@ use super::ingress::place;
 use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
 use crate::link::neighbour::Failure;
-use crate::link::route::{Hop, Way};
+use crate::link::route::Way;
+use crate::link::source::is_link_local;
 use crate::packet::{Ipv4, Ipv6, icmp};
-use crate::time::Nanos;
 use crate::verdict::{DropReason, Refusal, Verdict};
-use foldhash::HashMap;
 use std::net::IpAddr;
-
-/// How often each host was told of a better way.
-#[derive(Clone, Debug, Default)]
-pub struct Redirects {
-    peers: HashMap<IpAddr, Peer>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Peer {
-    sent: u32,
-    last: Nanos,
-}
-
-impl Redirects {
-    /// net.ipv4.route.redirect_number: after that many unheeded ones the director falls silent.
-    const NUMBER: u32 = 9;
-    /// net.ipv4.route.redirect_load.
-    const LOAD: Nanos = Nanos::from_millis(20);
-    /// net.ipv4.route.redirect_silence.
-    const SILENCE: Nanos = Nanos::from_millis(20_480);
-    const MAX: usize = 65536;
-
-    /// Whether a redirect may go to that host now.
-    fn allow(&mut self, host: IpAddr, now: Nanos) -> bool {
-        if self.peers.len() >= Redirects::MAX {
-            self.peers.retain(|_, peer| now <= peer.last + Redirects::SILENCE);
-            if self.peers.len() >= Redirects::MAX {
-                self.peers.clear();
-            }
-        }
-        let peer = self.peers.entry(host).or_default();
-        if now > peer.last + Redirects::SILENCE {
-            peer.sent = 0;
-        }
-        if peer.sent >= Redirects::NUMBER {
-            peer.last = now;
-            return false;
-        }
-        let due = peer.last + Nanos(Redirects::LOAD.0 << peer.sent);
-        if peer.sent != 0 && now <= due {
-            return false;
-        }
-        peer.last = now;
-        peer.sent += 1;
-        true
-    }
-}
 
 impl Director {
     /// Routes a packet on.
@@ -78,6 +30,15 @@ impl Director {
             return Verdict::Refused(Refusal::TtlExceeded);
         }
         let destination = packet.headers.destination;
+        if !packet.is_v4() {
+            self.redirect(out, &packet, &hop);
+            // The scope of a link ends at the link (RFC 4443 section 3.1).
+            let beyond = matches!(packet.headers.source, IpAddr::V6(source) if is_link_local(source));
+            if beyond && packet.arrival != Some(hop.interface) {
+                self.send_error_v6(out, &packet, icmp::v6::UNREACHABLE, icmp::v6::BEYOND_SCOPE, 0);
+                return Verdict::Dropped(DropReason::NoRoute);
+            }
+        }
         // Routed traffic is held to the route's or the link's MTU, not to what ICMP taught.
         let mtu = if self.host.sysctls.ip_forward_use_pmtu {
             self.mtu_of(&hop, destination, packet.time)
@@ -102,7 +63,9 @@ impl Director {
             view.decrement_hop_limit();
         }
         packet.reread();
-        self.redirect(out, &packet, &hop);
+        if packet.is_v4() {
+            self.redirect(out, &packet, &hop);
+        }
         let mut verdict = None;
         if self.ipvs.services.any_of(packet.headers.family()) {
             if packet.headers.fragment.is_some() && packet.is_v4() && self.gathers_forwarded(&packet) {
@@ -140,26 +103,11 @@ impl Director {
             _ => (icmp::v4::NET_UNREACHABLE, icmp::v6::NO_ROUTE),
         };
         let sent = if packet.is_v4() {
-            self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, v4, 0)
+            self.peers.allow_unroutable(packet.headers.source, packet.time)
+                && self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, v4, 0)
         } else {
             self.send_error_v6(out, packet, icmp::v6::UNREACHABLE, v6, 0)
         };
         if sent { Verdict::Refused(Refusal::Unreachable) } else { Verdict::Dropped(DropReason::NoRoute) }
-    }
-
-    /// Tells the sender of a packet that leaves by the link it came from of the better way (IPv4).
-    fn redirect(&mut self, out: &mut Output, packet: &Packet, hop: &Hop) {
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = packet.addresses() else { return };
-        let settings = &self.host.links.get(hop.interface).settings;
-        if packet.arrival != Some(hop.interface) || !settings.send_redirects {
-            return;
-        }
-        // Only a sender on the link can use the advice.
-        let on_link = matches!(self.host.routes.lookup(source.into()),
-            Way::Out(back) if back.interface == hop.interface && back.gateway.is_none());
-        let IpAddr::V4(gateway) = hop.next(destination.into()) else { return };
-        if on_link && self.redirects.allow(source.into(), packet.time) {
-            self.send_error_v4(out, packet, icmp::v4::REDIRECT, 1, u32::from(gateway));
-        }
     }
 }

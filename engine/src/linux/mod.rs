@@ -5,13 +5,15 @@
 //! | --- | --- |
 //! | `ingress` | frame to packet: link header, IP sanity, routing, options |
 //! | `input` | packets to the director itself: reassembly, hooks, local stack |
-//! | `forward` | packets that are routed on: TTL, MTU, redirects, hooks |
+//! | `forward` | packets that are routed on: TTL, MTU, hooks |
+//! | `redirect` | telling hosts of a better way |
 //! | `balance` | requests: connection or scheduling, transmission |
 //! | `reply` | answers of real servers |
 //! | `related` | ICMP errors about connections, from both sides |
 //! | `transmit` | the way to a real server: route, TTL, MTU, method |
 //! | `output` | fragmentation and sending, the director's own packets |
-//! | `error` | ICMP errors of the director, with rate limits |
+//! | `error` | ICMP errors of the director |
+//! | `peer` | how often a host is told something: rate limits |
 //! | `answer` | what the director's own stack answers |
 //! | `options` | IPv4 options |
 //! | `command` | changes while traffic runs |
@@ -29,6 +31,8 @@ mod options;
 mod output;
 mod packet;
 mod parallel;
+mod peer;
+mod redirect;
 mod related;
 mod reply;
 #[cfg(test)]
@@ -60,8 +64,7 @@ pub struct Director {
     changes: VecDeque<ScheduledCommand>,
     origin: Option<Nanos>,
     receive_offload: bool,
-    limits: error::RateLimits,
-    redirects: forward::Redirects,
+    peers: peer::Peers,
     drawn: output::DrawCounters,
     ftp: HashMap<ConnectionId, ftp::Control>,
     /// IPv6 fragments are put together before all hooks once an IPv6 service was added (reference section 1.2).
@@ -83,8 +86,7 @@ impl Director {
             changes: config.changes.iter().cloned().collect(),
             origin: None,
             receive_offload: config.receive_offload,
-            limits: error::RateLimits::default(),
-            redirects: forward::Redirects::default(),
+            peers: peer::Peers::default(),
             drawn: output::DrawCounters::default(),
             ftp: HashMap::new(),
             gathers_ipv6: false,

@@ -290,3 +290,31 @@ proptest! {
         }
     }
 }
+
+/// RFC 4861 section 8.2: a host whose packet turns back on its link is told of the destination there.
+#[test]
+fn ipv6_packets_that_turn_back_cause_redirects() {
+    let mut director = director(ForwardingMethod::Nat);
+    let mut out = Output::default();
+    let packet = segment("2001:db8:10::11", "2001:db8:10::12", (8080, 40000), flags::ACK, 64);
+    let redirects = |director: &mut Director, out: &mut Output| {
+        receive(director, out, 1, &frame(INSIDE, SERVER, &packet));
+        out.frames()
+            .filter(|sent| sent.bytes.get(54) == Some(&icmp::v6::REDIRECT))
+            .map(|sent| sent.bytes.to_vec())
+            .collect::<Vec<_>>()
+    };
+    let told = redirects(&mut director, &mut out);
+    let [told] = &told[..] else { panic!("one redirect") };
+    assert_eq!(told[..12], [&SERVER.0[..], &INSIDE.0].concat());
+    let payload = &told[14..];
+    let headers = Headers::of(payload).unwrap();
+    assert_eq!((headers.source, headers.destination, headers.ttl), (ip("fe80::2"), ip("2001:db8:10::11"), 255));
+    assert_eq!(
+        payload[payload.len() - packet.len() + 4..],
+        packet[..packet.len() - 4],
+        "whole units of the packet before its hop"
+    );
+    let more = (0..9).map(|_| redirects(&mut director, &mut out).len()).sum::<usize>();
+    assert_eq!(more, 5, "six in a burst");
+}

@@ -47,6 +47,7 @@ pub mod v6 {
     /// Codes of UNREACHABLE.
     pub const NO_ROUTE: u8 = 0;
     pub const PROHIBITED: u8 = 1;
+    pub const BEYOND_SCOPE: u8 = 2;
     pub const ADDRESS_UNREACHABLE: u8 = 3;
     pub const PORT_UNREACHABLE: u8 = 4;
 

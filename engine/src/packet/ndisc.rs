@@ -1,4 +1,4 @@
-//! Neighbour discovery for IPv6 (RFC 4861): solicitations and advertisements.
+//! Neighbour discovery for IPv6 (RFC 4861): solicitations, advertisements and redirects.
 
 use super::{HeaderError, icmp, ipv6::Ipv6Fields, require};
 use crate::config::MacAddr;
@@ -87,6 +87,59 @@ impl NeighbourMessage {
     }
 }
 
+/// A redirect (RFC 4861 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect<'a> {
+    /// The better next hop; the destination itself when that is on the link.
+    pub target: Ipv6Addr,
+    /// Where the packet wanted to go.
+    pub destination: Ipv6Addr,
+    /// The target's Ethernet address, if it is known.
+    pub link_address: Option<MacAddr>,
+    /// The packet, as far as it was captured.
+    pub packet: &'a [u8],
+    /// Bytes of it that the capture did not hold.
+    pub missing: usize,
+}
+
+impl Redirect<'_> {
+    /// Length of a redirect without options.
+    const LEN: usize = 40;
+    /// An option's header, in front of the packet that is quoted: whole units of 8 bytes.
+    const QUOTE_HEADER_LEN: usize = 8;
+
+    /// Appends the IPv6 header (hop limit 255, no flow label) and the message, checksum filled in; as much of the packet is
+    /// quoted as the smallest MTU holds. Returns how many bytes at the end are missing because they were not captured.
+    pub fn write(&self, out: &mut Vec<u8>, source: Ipv6Addr, to: Ipv6Addr) -> usize {
+        let link_len = if self.link_address.is_some() { 8 } else { 0 };
+        let room = 1280 - super::ipv6::HEADER_LEN - Redirect::LEN - link_len;
+        let quote_len = room.min(self.packet.len() + self.missing + Redirect::QUOTE_HEADER_LEN) & !7;
+        let wanted = quote_len - Redirect::QUOTE_HEADER_LEN;
+        let held = &self.packet[..wanted.min(self.packet.len())];
+        let fields = Ipv6Fields {
+            traffic_class: 0,
+            flow_label: 0,
+            payload_len: (Redirect::LEN + link_len + quote_len) as u16,
+            next_header: 58,
+            hop_limit: 255,
+            source,
+            destination: to,
+        };
+        fields.write(out);
+        let start = out.len();
+        icmp::write(out, icmp::v6::REDIRECT, 0, 0, &self.target.octets());
+        out.extend_from_slice(&self.destination.octets());
+        if let Some(mac) = self.link_address {
+            out.extend_from_slice(&[2, 1]);
+            out.extend_from_slice(&mac.0);
+        }
+        out.extend_from_slice(&[4, (quote_len / 8) as u8, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(held);
+        icmp::fill_checksum_v6(&mut out[start..], source, to);
+        wanted - held.len()
+    }
+}
+
 /// The solicited-node multicast address of an address (RFC 4291 section 2.7.1).
 pub fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let octets = target.octets();
@@ -119,6 +172,25 @@ mod tests {
             message.write(&mut bytes, source, solicited_node(target));
             assert_eq!(NeighbourMessage::parse(&bytes[40..]), Ok(message));
             let sum = crate::packet::checksum::pseudo_header_v6(source, solicited_node(target), 58, 32).bytes(&bytes[40..]);
+            assert!(crate::packet::checksum::is_right(sum));
+        }
+    }
+
+    #[test]
+    fn redirect_quotes_whole_units_that_fit() {
+        let (own, host): (Ipv6Addr, Ipv6Addr) = ("fe80::1".parse().unwrap(), "2001:db8::11".parse().unwrap());
+        let target = "2001:db8::2".parse().unwrap();
+        for (mac, len, quoted) in [(true, 80, 80), (true, 87, 80), (false, 1500, 1192), (true, 1500, 1184)] {
+            let packet = vec![0x60; len];
+            let link_address = mac.then_some(MacAddr([2, 0, 0, 0, 0, 2]));
+            let redirect = Redirect { target, destination: target, link_address, packet: &packet, missing: 0 };
+            let mut bytes = Vec::new();
+            assert_eq!(redirect.write(&mut bytes, own, host), 0);
+            let message = &bytes[40..];
+            let options = if mac { 8 } else { 0 };
+            assert_eq!(message.len(), 40 + options + 8 + quoted);
+            assert_eq!(message[40 + options..][..2], [4, (quoted / 8 + 1) as u8]);
+            let sum = crate::packet::checksum::pseudo_header_v6(own, host, 58, message.len()).bytes(message);
             assert!(crate::packet::checksum::is_right(sum));
         }
     }
