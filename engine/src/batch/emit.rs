@@ -1,16 +1,17 @@
 //! The stateless end of the parallel way: frames are made from packets and the choice of servers.
 
 use super::frames::{Emitted, Leaving, Sink};
-use super::lane::{Ends, Lane};
+use super::lane::Lane;
 use super::run::Outcome;
-use super::way::{LinkWay, Ways, way_back};
-use crate::config::{Family, InterfaceId};
+use super::way::{LinkWay, Method, Ways, way_back};
+use crate::config::InterfaceId;
 use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
+use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
-use crate::rewrite::{dr, hop};
+use crate::rewrite::tunnel::{self, Outer};
 use crate::track::{Passed, Services};
 use crate::verdict::{Forwarded, Verdict};
 use std::net::IpAddr;
@@ -25,6 +26,25 @@ pub(super) struct Emitter<'a> {
     pub host: &'a Host,
     pub services: &'a Services,
     pub ways: &'a Ways,
+    /// net.ipv4.vs.pmtu_disc.
+    pub copy_dont_fragment: bool,
+}
+
+/// What one thread needs while it emits.
+#[derive(Debug)]
+pub(super) struct Passing {
+    /// What passed each server.
+    pub passed: Vec<Passed>,
+    back: WaysBack,
+    inner: Vec<u8>,
+    tunnelled: Vec<u8>,
+}
+
+impl Passing {
+    /// For so many servers.
+    pub fn new(servers: usize) -> Passing {
+        Passing { passed: vec![Passed::default(); servers], back: WaysBack::new(), inner: Vec::new(), tunnelled: Vec::new() }
+    }
 }
 
 /// Ways back to clients that were worked out last.
@@ -50,8 +70,7 @@ impl WaysBack {
 }
 
 impl Emitter<'_> {
-    /// Makes the frame of a packet in lane and gives it to the sink. `server` took it, `new`: it opened its connection.
-    #[expect(clippy::too_many_arguments, reason = "once a packet; a struct would be built for nothing")]
+    /// Makes the frame of a packet in lane and gives it to the sink.
     #[inline]
     pub fn emit<S: Sink>(
         &self,
@@ -59,79 +78,99 @@ impl Emitter<'_> {
         piece: &mut S::Piece,
         (part, number): (usize, usize),
         arrival: &Arrival<'_>,
-        Outcome { server, opens: new, answer }: Outcome,
-        passed: &mut [Passed],
-        back: &mut WaysBack,
+        Outcome { binding, opens, answer }: Outcome,
+        passing: &mut Passing,
     ) {
         let frame = arrival.frame;
+        let Some((server, way)) = self.ways.server_of(binding) else { return };
         let service = self.services.servers.get(server as usize).map_or(u32::MAX, |entry| entry.service);
-        let forwarded = Forwarded { service, server, new };
-        let Some(way) = self.ways.server(server) else { return };
+        let forwarded = Forwarded { service, server, new: opens };
         let v4 = frame.get(12..14) == Some(&[8, 0]);
         let ip = if v4 { 20 } else { 40 };
         let Some(len) = length(frame, v4) else { return };
         let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
-        let counters = passed.get_mut(server as usize);
-        let mut head = [0; HEAD];
-        let Some(translated) = way.translation else {
-            // Direct routing: nothing behind the IP header changes.
-            let used = begin(&mut head, &way.link, packet, ip);
-            dr::request(&mut head[used - ip..used]);
-            if let Some(counters) = counters {
-                counters.in_packets += 1;
-                counters.in_bytes += len as u64;
-            }
-            give(sink, piece, arrival, way.link.interface, &head[..used], &packet[ip..]);
-            sink.verdict(piece, part, number, Verdict::Forwarded(forwarded));
-            return;
-        };
-        let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
-        let Ok(mut headers) = Headers::of(packet) else { return };
-        let (link, change) = if answer {
-            let Some((address, port)) = self.ways.face(service) else { return };
-            let Some(link) = back.get(self.host, headers.destination, arrival.interface) else { return };
-            (link, Change { end: End::Source, address, port: Some(port) })
-        } else {
-            (&way.link, Change { end: End::Destination, address: translated.0, port: Some(translated.1) })
-        };
-        let used = begin(&mut head, link, packet, transport);
-        let start = used - transport;
-        hop(&mut head[start..used]);
-        headers.ttl = headers.ttl.saturating_sub(1);
-        nat::translate(&mut head[start..used], &headers, change, false);
-        if let Some(counters) = counters {
+        if let Some(passed) = passing.passed.get_mut(server as usize) {
             let (packets, bytes) = if answer {
-                (&mut counters.out_packets, &mut counters.out_bytes)
+                (&mut passed.out_packets, &mut passed.out_bytes)
             } else {
-                (&mut counters.in_packets, &mut counters.in_bytes)
+                (&mut passed.in_packets, &mut passed.in_bytes)
             };
             *packets += 1;
             *bytes += len as u64;
         }
-        give(sink, piece, arrival, link.interface, &head[..used], &packet[transport..]);
+        let mut head = [0; HEAD];
+        match way.method {
+            Method::Dr => {
+                // Nothing behind the IP header changes.
+                let used = begin(&mut head, &way.link, packet, ip);
+                hop_of_right(&mut head[used - ip..used]);
+                give(sink, piece, arrival, way.link.interface, &head[..used], &packet[ip..]);
+            }
+            Method::Nat(address, port) => {
+                let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
+                let Ok(mut headers) = Headers::of(packet) else { return };
+                let (link, change) = if answer {
+                    let Some((address, port)) = self.ways.face(service) else { return };
+                    let Some(link) = passing.back.get(self.host, headers.destination, arrival.interface) else { return };
+                    (link, Change { end: End::Source, address, port: Some(port) })
+                } else {
+                    (&way.link, Change { end: End::Destination, address, port: Some(port) })
+                };
+                let used = begin(&mut head, link, packet, transport);
+                let start = used - transport;
+                hop_of_right(&mut head[start..used]);
+                headers.ttl = headers.ttl.saturating_sub(1);
+                nat::translate(&mut head[start..used], &headers, change, false);
+                give(sink, piece, arrival, link.interface, &head[..used], &packet[transport..]);
+            }
+            Method::Tunnel { tunnel, source, destination } => {
+                let Ok(mut headers) = Headers::of(packet) else { return };
+                headers.ttl = headers.ttl.saturating_sub(1);
+                let copy_dont_fragment = self.copy_dont_fragment;
+                let outer = Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment };
+                let Passing { inner, tunnelled, .. } = passing;
+                inner.clear();
+                inner.extend_from_slice(packet);
+                hop_of_right(inner);
+                tunnelled.clear();
+                tunnelled.extend_from_slice(&way.link.header);
+                tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
+                give(sink, piece, arrival, way.link.interface, tunnelled, &[]);
+            }
+        }
         sink.verdict(piece, part, number, if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) });
     }
 
     /// How much the packets of a part within a range make, before they are made.
-    pub fn measure(&self, lane: &Lane, ends: &Ends, numbers: &Range<usize>, outcome: impl Fn(u32) -> Outcome) -> Emitted {
+    pub fn measure<'a>(
+        &self,
+        lane: &Lane,
+        numbers: &Range<usize>,
+        outcome: impl Fn(usize) -> Outcome,
+        arrival: impl Fn(usize) -> Option<Arrival<'a>>,
+    ) -> Emitted {
+        if let Some(added) = self.ways.added
+            && lane.items.len() == numbers.len()
+        {
+            let frames = numbers.len() as u64;
+            return Emitted { frames, bytes: lane.bytes + frames * added };
+        }
         let mut emitted = Emitted::default();
         let mut back = WaysBack::new();
-        let uniform = self.host.links.iter().all(|(_, link)| link.tags.is_empty());
         for item in lane.items.iter().filter(|item| numbers.contains(&(item.number as usize))) {
             emitted.frames += 1;
             emitted.bytes += u64::from(item.len);
-            emitted.bytes += if uniform {
-                ETHERNET as u64
-            } else {
-                let outcome = outcome(item.number);
-                let link = if outcome.answer {
-                    let family = ends.list.get(usize::from(item.end)).map_or(Family::Ipv4, |end| Family::from(end.0));
-                    back.get(self.host, lane.client(item, family), item.interface)
-                } else {
-                    self.ways.server(outcome.server).map(|way| &way.link)
-                };
+            emitted.bytes += self.ways.added.unwrap_or_else(|| {
+                let outcome = outcome(item.number as usize);
+                if !outcome.answer {
+                    return self.ways.server_of(outcome.binding).map_or(0, |(_, way)| way.added());
+                }
+                let link = arrival(item.number as usize).and_then(|arrival| {
+                    let client = Headers::of(arrival.frame.get(ETHERNET..)?).ok()?.destination;
+                    back.get(self.host, client, arrival.interface)
+                });
                 link.map_or(0, |link| link.header.len() as u64)
-            };
+            });
         }
         emitted
     }

@@ -39,8 +39,6 @@ pub(super) struct Item {
     pub flags: u8,
     /// The shard of the connection table.
     pub shard: u8,
-    /// Where it arrived.
-    pub interface: InterfaceId,
 }
 
 /// The addresses whose packets are in lane: services, then real servers whose answers are translated.
@@ -51,6 +49,8 @@ pub(super) struct Ends {
     pub list: Vec<End>,
     /// How many of them are services.
     pub services: usize,
+    /// By place: packets must say that they are not to be fragmented.
+    pub dont_fragment: Vec<bool>,
 }
 
 impl Ends {
@@ -71,6 +71,11 @@ impl Ends {
             self.places.insert(end, place);
             self.list.push(end);
         }
+    }
+
+    /// The place of an end.
+    pub fn place(&self, end: &End) -> Option<u16> {
+        self.places.get(end).copied()
     }
 
     /// Whether answers of real servers are in lane at all.
@@ -101,8 +106,14 @@ pub(super) struct Lane {
     pub others: Vec<u32>,
     /// IPv6 clients.
     pub clients: Vec<Ipv6Addr>,
-    /// The times of the first and the last frame; what would step back in time is not in lane.
-    pub times: Option<(Nanos, Nanos)>,
+    /// Bytes of all IP packets in lane.
+    pub bytes: u64,
+}
+
+/// What one thread needs to fill lanes, whichever they are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scratch {
+    /// Packets in lane in order.
     unsorted: Vec<Item>,
     /// Sources that were found good last, by a hash of the address, and where they came in.
     good_sources: Vec<(IpAddr, InterfaceId)>,
@@ -131,37 +142,42 @@ impl Lane {
     /// is asked seldom, its answers are kept. `way_back` tells the MTU of the way of an answer to its client, if there is one.
     pub fn fill<'a>(
         &mut self,
+        scratch: &mut Scratch,
         frames: impl Iterator<Item = Option<Arrival<'a>>>,
         ports: &[Port],
         ends: &Ends,
         source_is_good: impl Fn(IpAddr, InterfaceId) -> bool,
         way_back: impl Fn(IpAddr, InterfaceId) -> Option<u32>,
     ) {
+        let Scratch { unsorted, good_sources } = scratch;
         self.others.clear();
-        self.unsorted.clear();
+        unsorted.clear();
         self.clients.clear();
+        self.bytes = 0;
         let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), InterfaceId(u16::MAX));
-        self.good_sources.clear();
-        self.good_sources.resize(SOURCES, nobody);
+        good_sources.resize(SOURCES, nobody);
         self.ends.clear();
         self.ends.resize(SHARDS, 0);
-        self.times = None;
+        let mut latest = Nanos(0);
         let mut last = None;
         for (number, arrival) in frames.enumerate() {
             let item = arrival.and_then(|arrival| {
-                let (_, latest) = self.times.get_or_insert((arrival.time, arrival.time));
-                if arrival.time < *latest {
+                // What steps back in time is not in lane.
+                if arrival.time < latest {
                     return None;
                 }
-                *latest = arrival.time;
+                latest = arrival.time;
                 let plain = Plain::read(&arrival, ports, ends.has_servers())?;
                 let place = plain.place(ends, &mut last)?;
+                if !plain.dont_fragment && ends.dont_fragment.get(usize::from(place)) == Some(&true) {
+                    return None;
+                }
                 let request = usize::from(place) < ends.services;
                 if !request && way_back(plain.destination, arrival.interface).is_none_or(|mtu| u32::from(plain.len) > mtu) {
                     return None;
                 }
                 let (client, port) = if request { (plain.source, plain.ports.0) } else { (plain.destination, plain.ports.1) };
-                let kept = &mut self.good_sources[kept_at(plain.source)];
+                let kept = good_sources.get_mut(kept_at(plain.source))?;
                 if *kept != (plain.source, arrival.interface) {
                     if !source_is_good(plain.source, arrival.interface) {
                         return None;
@@ -176,30 +192,30 @@ impl Lane {
                         self.clients.len() as u32 - 1
                     }
                 };
-                let (time, interface, number) = (arrival.time, arrival.interface, number as u32);
-                Some(Item { time, client, number, port, end: place, len: plain.len, flags: plain.flags, shard, interface })
+                let (time, number) = (arrival.time, number as u32);
+                Some(Item { time, client, number, port, end: place, len: plain.len, flags: plain.flags, shard })
             });
             match item {
                 Some(item) => {
                     self.ends[usize::from(item.shard)] += 1;
-                    self.unsorted.push(item);
+                    self.bytes += u64::from(item.len);
+                    unsorted.push(item);
                 }
                 None => self.others.push(number as u32),
             }
         }
-        self.sort();
+        self.sort(unsorted);
     }
 
     /// Puts the items in order of shard, by counting; `ends` holds the counts and then the ends.
-    fn sort(&mut self) {
+    fn sort(&mut self, unsorted: &[Item]) {
         let mut at = 0;
         for count in &mut self.ends {
             // Each entry is first where its shard begins, and has moved to where it ends when all items are placed.
             at += std::mem::replace(count, at);
         }
-        self.items.clear();
-        self.items.resize(self.unsorted.len(), Item::default());
-        for item in &self.unsorted {
+        self.items.resize(unsorted.len(), Item::default());
+        for item in unsorted {
             let place = &mut self.ends[usize::from(item.shard)];
             self.items[*place as usize] = *item;
             *place += 1;
@@ -226,6 +242,7 @@ struct Plain {
     ports: (u16, u16),
     len: u16,
     flags: u8,
+    dont_fragment: bool,
 }
 
 impl Plain {
@@ -287,7 +304,7 @@ impl Plain {
             _ => return None,
         };
         let ports = (u16::from_be_bytes([transport[0], transport[1]]), u16::from_be_bytes([transport[2], transport[3]]));
-        Some(Plain { source, destination, protocol, ports, len: len as u16, flags })
+        Some(Plain { source, destination, protocol, ports, len: len as u16, flags, dont_fragment: header[20] & 0x40 != 0 })
     }
 
     /// The place of the service that it goes to, or of the real server that it comes from. Client ports that IPVS treats

@@ -28,8 +28,8 @@ use crate::output::Output;
 use crate::time::Nanos;
 use crate::track::Passed;
 use crate::track::SHARDS;
-use emit::{Emitter, WaysBack};
-use lane::Lane;
+use emit::{Emitter, Passing};
+use lane::{Lane, Scratch};
 use rayon::prelude::*;
 use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
 use std::ops::Range;
@@ -199,9 +199,10 @@ impl Batch {
         let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return };
         let host = parts.host;
         self.lanes.resize_with(frames.parts(), Lane::default);
-        self.lanes.par_iter_mut().enumerate().for_each(|(part, lane)| {
+        self.lanes.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (part, lane)| {
             let arrivals = (0..frames.part_len(part)).map(|number| frames.arrival(part, number));
             lane.fill(
+                scratch,
                 arrivals,
                 &plan.ports,
                 &plan.ends,
@@ -284,8 +285,9 @@ impl Batch {
         emitted: &mut Emitted,
         stage: &mut dyn FnMut(Stage),
     ) -> usize {
-        let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return 0 };
+        let (Some((_, Some(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else { return 0 };
         stage(Stage::Track);
+        plan.ways.learn(&plan.ends, parts.ipvs);
         if self.outcomes.len() < range.len() {
             self.outcomes.resize_with(range.len(), AtomicU32::default);
         }
@@ -306,9 +308,11 @@ impl Batch {
         let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
-        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, last.map_or(Nanos(0), |arrival| arrival.time));
+        let until = last.map_or(Nanos(0), |arrival| arrival.time);
+        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
         stage(Stage::Rewrite);
-        let emitter = Emitter { host: parts.host, services: &parts.ipvs.services, ways: &plan.ways };
+        let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
+        let emitter = Emitter { host: parts.host, services: &parts.ipvs.services, ways: &plan.ways, copy_dont_fragment };
         let runs = &self.runs[..];
         let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
         let outcome = |part: usize, number: usize| {
@@ -322,8 +326,8 @@ impl Batch {
         let measured: Vec<Emitted> = (first_part..last_part + 1)
             .into_par_iter()
             .map(|part| {
-                let lane = &self.lanes[part];
-                emitter.measure(lane, &plan.ends, &numbers(part), |number| outcome(part, number as usize))
+                let arrival = |number| frames.arrival(part, number);
+                emitter.measure(&self.lanes[part], &numbers(part), |number| outcome(part, number), arrival)
             })
             .collect();
         let mut before = Vec::with_capacity(measured.len());
@@ -340,15 +344,13 @@ impl Batch {
             .map(|(index, before)| {
                 let part = first_part + index;
                 let mut piece = shared.piece(before);
-                let mut passed = vec![Passed::default(); servers];
-                let mut back = WaysBack::new();
+                let mut passing = Passing::new(servers);
                 for number in numbers(part) {
                     if let Some(arrival) = frames.arrival(part, number) {
-                        let outcome = outcome(part, number);
-                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passed, &mut back);
+                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome(part, number), &mut passing);
                     }
                 }
-                (piece, passed)
+                (piece, passing.passed)
             })
             .collect();
         for (piece, passed) in pieces {

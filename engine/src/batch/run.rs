@@ -12,28 +12,84 @@ use crate::draws::Draws;
 use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
-use crate::track::{ClientKey, Connection, ConnectionId, Direction, Ipvs, Shard, StateRules, TransportEvent};
+use crate::track::{ClientKey, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent};
 use rayon::prelude::*;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What became of a packet of a run, in one word: two bits say what it is, two by how much it changed its server's active
+/// connections, the rest names the binding of its connection, or the connection among those that the run opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word(u32);
+
+impl Word {
+    const KIND: u32 = 3 << 30;
+    const REQUEST: u32 = 0;
+    const ANSWER: u32 = 1 << 30;
+    /// Of a connection that the run opened.
+    const FRESH: u32 = 2 << 30;
+    /// It opened its connection.
+    const OPENS: u32 = 3 << 30;
+    const CHANGE: u32 = 3 << 28;
+    const MORE: u32 = 1 << 28;
+    const LESS: u32 = 2 << 28;
+    const PLACE: u32 = (1 << 28) - 1;
+
+    /// Whether schedulers are concerned.
+    #[inline]
+    fn is_event(self) -> bool {
+        self.0 & Word::CHANGE != 0 || self.0 & Word::KIND == Word::OPENS
+    }
+
+    fn kind(self) -> u32 {
+        self.0 & Word::KIND
+    }
+
+    fn place(self) -> u32 {
+        self.0 & Word::PLACE
+    }
+
+    /// Among the connections that the run opened: the shard, and the place in its list.
+    fn opened(self) -> (usize, usize) {
+        ((self.place() >> PLACE_BITS) as usize, (self.0 & ((1 << PLACE_BITS) - 1)) as usize)
+    }
+
+    fn change(self) -> i32 {
+        match self.0 & Word::CHANGE {
+            Word::MORE => 1,
+            Word::LESS => -1,
+            _ => 0,
+        }
+    }
+
+    fn changing(self, active: i32) -> Word {
+        Word(
+            self.0
+                | if active > 0 {
+                    Word::MORE
+                } else if active < 0 {
+                    Word::LESS
+                } else {
+                    0
+                },
+        )
+    }
+}
 
 /// What became of a packet of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// The real server's number.
-    pub server: u32,
+    /// The binding of its connection.
+    pub binding: u32,
     /// It opened its connection.
     pub opens: bool,
     /// It came from the server.
     pub answer: bool,
 }
 
-/// The packet opened its connection.
-const OPENS: u32 = 1 << 31;
-/// The server is not known yet: the lower bits name the connection among those that the run opened.
-const OPENED: u32 = 1 << 30;
-/// The packet is an answer of the server.
-const ANSWER: u32 = 1 << 29;
+/// In the place of a binding: the connection has no server yet, the rest is its place among those that the run opened.
+const UNBOUND: u32 = 1 << 31;
 /// Bits of a connection's place in its shard's list.
 const PLACE_BITS: u32 = 20;
 /// The longest run: no shard can open more connections than have a place.
@@ -45,42 +101,40 @@ const GROUP: usize = 16;
 /// What a shard of the table did in a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ShardRun {
-    /// Connections that were opened: by which packet (its number in the run), in which slot, when.
+    /// Connections that were opened, in order.
     opened: Vec<Opened>,
-    /// Changes of active connections, in order.
-    active: Vec<(u32, Change)>,
     /// Timers to set: by which packet, when to look, at what.
     timers: Vec<(u32, Nanos, ConnectionId)>,
     /// What it takes to go back.
     journal: Vec<Before>,
 }
 
+/// A connection that a run opened.
 #[derive(Clone, Copy, Debug)]
 struct Opened {
+    time: Nanos,
+    /// The number of the packet in the run.
     number: u32,
     slot: u32,
+    fingerprint: Fingerprint,
+    /// Its binding, once it has a server.
+    binding: u32,
+    /// The place of its service in [`Ends`].
     end: u16,
-    time: Nanos,
-    server: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Change {
-    Of(u32, i32),
-    OfOpened(u32, i32),
+    port: u16,
+    client: IpAddr,
 }
 
 /// A connection as it was before a packet.
 #[derive(Clone, Copy, Debug)]
 struct Before {
+    expires: Nanos,
     number: u32,
     slot: u32,
-    in_packets: u32,
+    timeout: u32,
     state: u8,
     inactive: bool,
     no_output: bool,
-    timeout: Nanos,
-    expires: Nanos,
 }
 
 /// Where a run stands.
@@ -137,42 +191,46 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
     done as usize
 }
 
+/// An item with what its connection is looked up by.
+#[derive(Clone, Copy)]
+struct Wanted {
+    fingerprint: Fingerprint,
+    client: IpAddr,
+    /// The first entry with that fingerprint: nearly always the right one, if there is one at all.
+    candidate: Option<u32>,
+}
+
 impl ShardRun {
     fn clear(&mut self) {
         self.opened.clear();
-        self.active.clear();
         self.timers.clear();
         self.journal.clear();
     }
 
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         for (lane, items, offset) in stretch.items(number) {
             for group in items.chunks(GROUP) {
-                let mut keys = [None; GROUP];
-                for (key, item) in keys.iter_mut().zip(group) {
-                    // What is found now stays where it is: a run only adds entries. What is not found is looked for again, for
-                    // a packet of the same group may add it.
-                    *key = key_of(lane, item, context.ends).map(|key| {
-                        let hash = key.hash();
-                        let answer = usize::from(item.end) >= context.ends.services;
-                        let slot = if answer { shard.find_server(&key, hash) } else { shard.find_client(&key, hash) };
-                        (key, hash, slot)
-                    });
+                let mut wanted = [Wanted { fingerprint: Fingerprint::default(), client: nobody, candidate: None }; GROUP];
+                for (wanted, item) in wanted.iter_mut().zip(group) {
+                    let Some(key) = key_of(lane, item, context.ends) else { continue };
+                    let fingerprint = key.fingerprint();
+                    let answer = usize::from(item.end) >= context.ends.services;
+                    *wanted = Wanted { fingerprint, client: key.client, candidate: shard.candidate(fingerprint, answer) };
                 }
-                for (key, item) in keys.iter().zip(group) {
+                shard.touch(wanted.iter().filter_map(|wanted| wanted.candidate));
+                for (wanted, item) in wanted.iter().zip(group) {
                     let at = (offset + i64::from(item.number)) as u32;
                     // Another shard may have found an odd packet before this one: what follows is done again anyway.
                     if at >= first_odd.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = key.and_then(|(key, hash, slot)| self.step(shard, (&key, hash, slot), item, at, context));
-                    let Some(outcome) = outcome else {
+                    let Some(word) = self.step(number, shard, wanted, item, at, context) else {
                         first_odd.fetch_min(at, Ordering::Relaxed);
                         return;
                     };
                     if let Some(place) = context.outcomes.get(at as usize) {
-                        let shard = if outcome & OPENED != 0 { (number as u32) << PLACE_BITS } else { 0 };
-                        place.store(outcome | shard, Ordering::Relaxed);
+                        place.store(word.0, Ordering::Relaxed);
                     }
                 }
             }
@@ -183,119 +241,132 @@ impl ShardRun {
     #[inline]
     fn step(
         &mut self,
+        number: usize,
         shard: &mut Shard,
-        (key, hash, known): (&ClientKey, u64, Option<u32>),
+        wanted: &Wanted,
         item: &Item,
         at: u32,
         context: &Context<'_>,
-    ) -> Option<u32> {
-        let answer = usize::from(item.end) >= context.ends.services;
-        let event = if key.protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
-        if !answer {
-            return self.request(shard, (key, hash, known), item, event, at, context);
+    ) -> Option<Word> {
+        let (_, _, protocol) = *context.ends.list.get(usize::from(item.end))?;
+        let event = if protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
+        if usize::from(item.end) >= context.ends.services {
+            return self.answer(shard, wanted, item, event, at, context);
         }
-        let slot = known?;
-        let id = shard.id(slot);
-        let connection = shard.at(slot)?;
-        let server = connection.server.filter(|server| context.ways.leads_back(*server, connection.service))?;
-        if connection.expires <= item.time {
+        let service = context.ways.service(item.end)?;
+        let slot = shard.find_client(wanted.fingerprint, wanted.candidate, |entry| self.is_its(entry, wanted, item, context));
+        let Some(slot) = slot else {
+            let may_open = match event {
+                TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
+                _ => true,
+            };
+            let place = self.opened.len();
+            if !may_open || u32::from(item.len) > service.longest || place >= LONGEST_RUN {
+                return None;
+            }
+            let Wanted { fingerprint, client, .. } = *wanted;
+            let mut entry = Entry::opening(client, item.port, UNBOUND | place as u32, service.nat);
+            let advance = entry.advance(Direction::Input, event, &context.rules);
+            let look = entry.restart(item.time);
+            let slot = shard.add(fingerprint, entry);
+            let (end, port, time) = (item.end, item.port, item.time);
+            self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end, port, client });
+            if let Some(look) = look {
+                self.timers.push((at, look, shard.id(slot)));
+            }
+            return Some(Word(Word::OPENS | (number << PLACE_BITS | place) as u32).changing(advance.active));
+        };
+        let entry = shard.at(slot)?;
+        let binding = entry.binding;
+        let (longest, word) = match binding & UNBOUND {
+            0 => (context.ways.binding(binding)?.longest, Word::REQUEST | binding),
+            _ => (service.longest, Word::FRESH | (number as u32) << PLACE_BITS | binding & !UNBOUND),
+        };
+        if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
             return None;
         }
-        self.remember(connection, slot, at);
-        let advance = connection.advance(Direction::Output, event, &context.rules);
-        if advance.active != 0 {
-            self.active.push((at, Change::Of(server, advance.active)));
-        }
-        if let Some(look) = connection.restart(item.time) {
-            self.timers.push((at, look, id));
-        }
-        Some(server | ANSWER)
+        let active = self.advance(shard, slot, Direction::Input, event, item.time, at, &context.rules)?;
+        Some(Word(word).changing(active))
+    }
+
+    /// Whether an entry is that of a client's packet.
+    #[inline]
+    fn is_its(&self, entry: &Entry, wanted: &Wanted, item: &Item, context: &Context<'_>) -> bool {
+        let end = match entry.binding & UNBOUND {
+            0 => context.ways.binding(entry.binding).map(|way| way.end),
+            _ => self.opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end),
+        };
+        entry.client_port == item.port && end == Some(item.end) && entry.client == wanted.client
     }
 
     #[inline]
-    fn request(
+    fn answer(
         &mut self,
         shard: &mut Shard,
-        (key, hash, known): (&ClientKey, u64, Option<u32>),
+        wanted: &Wanted,
         item: &Item,
         event: TransportEvent,
         at: u32,
         context: &Context<'_>,
-    ) -> Option<u32> {
-        let end = context.ways.service(item.end)?;
-        let (slot, opens) = match known.or_else(|| shard.find_client(key, hash)) {
-            Some(slot) => (slot, false),
-            None => {
-                let may_open = match event {
-                    TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
-                    _ => true,
-                };
-                if !may_open || u32::from(item.len) > end.shortest_mtu || self.opened.len() >= LONGEST_RUN {
-                    return None;
-                }
-                let mut connection = Connection::unbound(key, end.number);
-                connection.flags.no_output = !end.nat;
-                // Not a server's number yet, but one it has: what states count depends on that.
-                connection.server = Some(OPENED | self.opened.len() as u32);
-                let slot = shard.add(connection);
-                self.opened.push(Opened { number: at, slot, end: item.end, time: item.time, server: 0 });
-                (slot, true)
-            }
+    ) -> Option<Word> {
+        let fits = |entry: &Entry| {
+            let way = context.ways.binding(entry.binding);
+            entry.client_port == item.port && way.is_some_and(|way| way.answers == item.end) && entry.client == wanted.client
         };
-        let id = shard.id(slot);
-        let connection = shard.at(slot)?;
-        let server = connection.server?;
-        let fresh = server & OPENED != 0;
-        if !opens {
-            let fits = if fresh { u32::from(item.len) <= end.shortest_mtu } else { context.ways.leads(server, item.len) };
-            if !fits || event.opens() || connection.expires <= item.time || connection.service != end.number {
-                return None;
-            }
+        let slot = shard.find_server(wanted.fingerprint, fits)?;
+        let entry = shard.at(slot)?;
+        let binding = entry.binding;
+        if entry.expires <= item.time || !context.ways.binding(binding)?.returns {
+            return None;
         }
-        self.remember(connection, slot, at);
-        let advance = connection.advance(Direction::Input, event, &context.rules);
-        connection.in_packets = connection.in_packets.saturating_add(1);
-        if advance.active != 0 {
-            let change =
-                if fresh { Change::OfOpened(server & !OPENED, advance.active) } else { Change::Of(server, advance.active) };
-            self.active.push((at, change));
-        }
-        if let Some(look) = connection.restart(item.time) {
-            self.timers.push((at, look, id));
-        }
-        Some(if opens { OPENS | server } else { server })
+        let active = self.advance(shard, slot, Direction::Output, event, item.time, at, &context.rules)?;
+        Some(Word(Word::ANSWER | binding).changing(active))
     }
 
+    /// A packet of an entry passes; returns by how much its server's active connections change.
+    #[expect(clippy::too_many_arguments, reason = "once a packet; a struct would be built for nothing")]
     #[inline]
-    fn remember(&mut self, connection: &Connection, slot: u32, number: u32) {
+    fn advance(
+        &mut self,
+        shard: &mut Shard,
+        slot: u32,
+        direction: Direction,
+        event: TransportEvent,
+        time: Nanos,
+        at: u32,
+        rules: &StateRules,
+    ) -> Option<i32> {
+        let entry = shard.at(slot)?;
         self.journal.push(Before {
-            number,
+            expires: entry.expires,
+            number: at,
             slot,
-            in_packets: connection.in_packets,
-            state: connection.state,
-            inactive: connection.flags.inactive,
-            no_output: connection.flags.no_output,
-            timeout: connection.timeout,
-            expires: connection.expires,
+            timeout: entry.timeout,
+            state: entry.state,
+            inactive: entry.flags.inactive,
+            no_output: entry.flags.no_output,
         });
+        let advance = entry.advance(direction, event, rules);
+        if let Some(look) = entry.restart(time) {
+            self.timers.push((at, look, shard.id(slot)));
+        }
+        Some(advance.active)
     }
 
     /// Takes back what packets from number `done` on did.
     fn go_back(&mut self, shard: &mut Shard, done: u32) {
         while let Some(before) = self.journal.pop_if(|before| before.number >= done) {
-            if let Some(connection) = shard.at(before.slot) {
-                connection.in_packets = before.in_packets;
-                connection.state = before.state;
-                connection.flags.inactive = before.inactive;
-                connection.flags.no_output = before.no_output;
-                connection.timeout = before.timeout;
-                connection.expires = before.expires;
+            if let Some(entry) = shard.at(before.slot) {
+                entry.state = before.state;
+                entry.flags.inactive = before.inactive;
+                entry.flags.no_output = before.no_output;
+                entry.timeout = before.timeout;
+                entry.expires = before.expires;
             }
         }
         while let Some(opened) = self.opened.pop_if(|opened| opened.number >= done) {
-            shard.take_back(opened.slot);
+            shard.take_back(opened.fingerprint, opened.slot);
         }
-        self.active.truncate(self.active.partition_point(|(number, _)| *number < done));
         self.timers.truncate(self.timers.partition_point(|(number, ..)| *number < done));
     }
 }
@@ -306,27 +377,10 @@ fn key_of(lane: &Lane, item: &Item, ends: &Ends) -> Option<ClientKey> {
     Some(ClientKey { protocol, client, client_port: item.port, other, other_port })
 }
 
-/// Something that schedulers see, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Event {
-    number: u32,
-    /// Openings before changes: a packet opens its connection before it changes its state.
-    change: bool,
-    shard: u8,
-    place: u32,
-}
-
-/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet,
-/// whose time is `until`.
-pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], until: Nanos) {
+/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:
+/// the last of `done`, whose time is `until`.
+pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], done: usize, until: Nanos) {
     ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
-    let mut events: Vec<Event> = Vec::with_capacity(runs.iter().map(|run| run.opened.len() + run.active.len()).sum());
-    for (shard, run) in runs.iter().enumerate() {
-        let event = |number, change, place| Event { number, change, shard: shard as u8, place: place as u32 };
-        events.extend(run.opened.iter().enumerate().map(|(place, opened)| event(opened.number, false, place)));
-        events.extend(run.active.iter().enumerate().map(|(place, (number, _))| event(*number, true, place)));
-    }
-    events.par_sort_unstable();
     let mut expired = Vec::new();
     while let Some(entry) = ipvs.expire_next(until) {
         expired.push(entry);
@@ -339,33 +393,39 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
         }
     }
     let mut counts = Counts { ways: context.ways, candidates };
-    for event in events {
-        let run = &mut runs[usize::from(event.shard)];
-        if event.change {
-            let (server, change) = match run.active[event.place as usize].1 {
-                Change::Of(server, change) => (server, change),
-                Change::OfOpened(place, change) => (run.opened[place as usize].server, change),
-            };
-            if let Some(entry) = ipvs.services.servers.get_mut(server as usize) {
-                entry.active = entry.active.saturating_add_signed(change);
-            }
-            counts.refresh(ipvs, server);
+    for word in context.outcomes.iter().take(done) {
+        let word = Word(word.load(Ordering::Relaxed));
+        if !word.is_event() {
             continue;
         }
-        let opened = run.opened[event.place as usize];
-        // What expired before this packet no longer counts.
-        while let Some((_, connection)) = expired.next_if(|(at, _)| *at <= opened.time) {
-            ipvs.release(&connection);
-            counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
+        let mut binding = word.place();
+        if word.kind() == Word::OPENS || word.kind() == Word::FRESH {
+            let (shard, place) = word.opened();
+            let Some(opened) = runs.get_mut(shard).and_then(|run| run.opened.get_mut(place)) else { continue };
+            if word.kind() == Word::OPENS {
+                // What expired before this packet no longer counts.
+                while let Some((_, connection)) = expired.next_if(|(at, _)| *at <= opened.time) {
+                    ipvs.release(&connection);
+                    counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
+                }
+                let Some(server) = choose(ipvs, context, draws, &counts, opened) else { continue };
+                opened.binding = context.ways.binding_of(server);
+                let entry = &mut ipvs.services.servers[server as usize];
+                entry.total += 1;
+                entry.counters.connections += 1;
+                let service = entry.service;
+                ipvs.services.all[service as usize].counters.connections += 1;
+                counts.refresh(ipvs, server);
+            }
+            binding = opened.binding;
         }
-        if let Some(server) = choose(ipvs, context, draws, &counts, event.shard, opened) {
-            run.opened[event.place as usize].server = server;
-            let entry = &mut ipvs.services.servers[server as usize];
-            entry.total += 1;
-            entry.counters.connections += 1;
-            let service = entry.service;
-            ipvs.services.all[service as usize].counters.connections += 1;
-            counts.refresh(ipvs, server);
+        let change = word.change();
+        if change != 0
+            && let Some(way) = context.ways.binding(binding)
+            && let Some(entry) = ipvs.services.servers.get_mut(way.server as usize)
+        {
+            entry.active = entry.active.saturating_add_signed(change);
+            counts.refresh(ipvs, way.server);
         }
     }
     for (_, connection) in expired {
@@ -381,6 +441,7 @@ struct Counts<'a> {
 }
 
 impl Counts<'_> {
+    #[inline]
     fn refresh(&mut self, ipvs: &Ipvs, server: u32) {
         let Some((end, place)) = self.ways.place_of(server) else { return };
         let (Some(candidate), Some(server)) = (
@@ -394,33 +455,23 @@ impl Counts<'_> {
     }
 }
 
-fn choose(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, counts: &Counts<'_>, shard: u8, opened: Opened) -> Option<u32> {
-    let end = context.ways.service(opened.end)?;
-    let (shards, _) = ipvs.shards_mut();
-    let connection = shards.get_mut(usize::from(shard))?.at(opened.slot)?;
-    let flow = FlowKey {
-        protocol: connection.protocol.0,
-        source: connection.client,
-        destination: connection.virtual_address,
-        source_port: connection.client_port,
-        destination_port: connection.virtual_port,
-    };
-    ipvs.choose_among(counts.candidates.get(usize::from(opened.end))?, end.number, &flow, opened.time, draws)
+fn choose(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, counts: &Counts<'_>, opened: &Opened) -> Option<u32> {
+    let service = context.ways.service(opened.end)?;
+    let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(opened.end))?;
+    let flow = FlowKey { protocol, source: opened.client, destination, source_port: opened.port, destination_port };
+    ipvs.choose_among(counts.candidates.get(usize::from(opened.end))?, service.number, &flow, opened.time, draws)
 }
 
-/// Writes the chosen servers into the connections.
+/// Writes what was chosen into the connections.
 fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
-    let (shards, services) = ipvs.shards_mut();
+    let (shards, bindings) = ipvs.shards_mut();
     shards.par_iter_mut().zip(runs.par_iter()).for_each(|(shard, run)| {
         for opened in &run.opened {
-            let Some(server) = services.servers.get(opened.server as usize) else { continue };
-            let nat = context.ways.service(opened.end).is_some_and(|end| end.nat);
-            if let Some(connection) = shard.at(opened.slot) {
-                let port = if server.key.port != 0 { server.key.port } else { connection.virtual_port };
-                connection.bind(opened.server, server, port);
+            if let Some(entry) = shard.at(opened.slot) {
+                entry.binding = opened.binding;
             }
-            if nat {
-                shard.index_server(opened.slot);
+            if context.ways.service(opened.end).is_some_and(|service| service.nat) {
+                shard.index_server(opened.slot, bindings);
             }
         }
     });
@@ -430,13 +481,13 @@ impl Outcome {
     /// From what tracking stored, once servers are chosen.
     #[inline]
     pub fn read(stored: u32, runs: &[ShardRun]) -> Outcome {
-        let (opens, answer) = (stored & OPENS != 0, stored & ANSWER != 0);
-        if stored & OPENED == 0 {
-            return Outcome { server: stored & !(OPENS | ANSWER), opens, answer };
+        let word = Word(stored);
+        let opens = word.kind() == Word::OPENS;
+        if !opens && word.kind() != Word::FRESH {
+            return Outcome { binding: word.place(), opens, answer: word.kind() == Word::ANSWER };
         }
-        let shard = (stored >> PLACE_BITS) & 0xff;
-        let place = stored & ((1 << PLACE_BITS) - 1);
-        let opened = runs.get(shard as usize).and_then(|run| run.opened.get(place as usize));
-        Outcome { server: opened.map_or(u32::MAX, |opened| opened.server), opens, answer }
+        let (shard, place) = word.opened();
+        let opened = runs.get(shard).and_then(|run| run.opened.get(place));
+        Outcome { binding: opened.map_or(UNBOUND, |opened| opened.binding), opens, answer: false }
     }
 }

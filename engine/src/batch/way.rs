@@ -1,12 +1,13 @@
 //! Where packets in lane go: for every service and server what a frame needs to leave, worked out once before a run.
 
 use super::lane::{End, Ends, Port};
-use crate::config::{ForwardingMethod, InterfaceId, Protocol, SchedulerKind, ServiceKey};
+use crate::config::{ForwardingMethod, InterfaceId, Protocol, SchedulerKind, ServiceKey, Tunnel, TunnelKind};
 use crate::link::Host;
 use crate::link::route::Way;
 use crate::packet::ethernet::ether_type;
+use crate::rewrite::tunnel;
 use crate::time::Nanos;
-use crate::track::{Ipvs, Server, Service};
+use crate::track::{Binding, Ipvs, Server, Service};
 use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
@@ -31,8 +32,40 @@ pub(super) struct LinkWay {
 pub(super) struct ServerWay {
     /// The link.
     pub link: LinkWay,
-    /// NAT: the address and port that the packet gets.
-    pub translation: Option<(IpAddr, u16)>,
+    /// What becomes of packets.
+    pub method: Method,
+}
+
+/// What becomes of packets on their way to a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Nothing but the link header and the hop.
+    Dr,
+    /// They get that address and port.
+    Nat(IpAddr, u16),
+    /// They go into a tunnel, from that address of ours to that of the server.
+    Tunnel { tunnel: Tunnel, source: IpAddr, destination: IpAddr },
+}
+
+impl ServerWay {
+    /// How many bytes a packet gets before it.
+    pub fn added(&self) -> u64 {
+        let tunnel = match self.method {
+            Method::Tunnel { tunnel, destination, .. } => tunnel::overhead(tunnel, destination.is_ipv4()),
+            Method::Dr | Method::Nat(..) => 0,
+        };
+        (self.link.header.len() + tunnel) as u64
+    }
+
+    /// The longest packet that gets there.
+    fn longest(&self) -> u32 {
+        match self.method {
+            Method::Tunnel { tunnel, destination, .. } => {
+                self.link.mtu.saturating_sub(tunnel::overhead(tunnel, destination.is_ipv4()) as u32)
+            }
+            Method::Dr | Method::Nat(..) => self.link.mtu,
+        }
+    }
 }
 
 /// A service in lane.
@@ -43,8 +76,28 @@ pub(super) struct ServiceWay {
     /// All its servers are reached by NAT; else none is.
     pub nat: bool,
     /// The longest IP packet that every one of its servers can get.
-    pub shortest_mtu: u32,
+    pub longest: u32,
+    /// Its packets must not be fragmented by their own word: some tunnel would draw an identification for them.
+    pub dont_fragment: bool,
 }
+
+/// What a connection's binding means in lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BindingWay {
+    /// The place of its service in [`Ends`]; [`NOWHERE`] when it is not in lane.
+    pub end: u16,
+    /// The place of its server in [`Ends`]; [`NOWHERE`] when its answers are not in lane.
+    pub answers: u16,
+    /// Its server's number.
+    pub server: u32,
+    /// The longest IP packet from a client that is in lane.
+    pub longest: u32,
+    /// Answers are translated.
+    pub returns: bool,
+}
+
+/// No place in [`Ends`].
+const NOWHERE: u16 = u16::MAX;
 
 /// All ways.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +110,13 @@ pub(super) struct Ways {
     places: Vec<Option<(u16, u16)>>,
     /// By service number: what answers look like to the client.
     faces: Vec<Option<(IpAddr, u16)>>,
+    /// By server number: the binding of its connections, in lane.
+    bindings_of: Vec<u32>,
+    /// By number, as far as they are known; and how often any were forgotten before.
+    bindings: Vec<BindingWay>,
+    forgotten: u32,
+    /// How many bytes every packet gets before it, if it is the same for all.
+    pub added: Option<u64>,
 }
 
 /// What batch works with as long as nothing but connections changes.
@@ -121,15 +181,25 @@ impl Plan {
             .filter(|(_, way)| way.nat)
             .flat_map(|(end, way)| {
                 let list = ipvs.services.all.get(way.number as usize).map_or(&[][..], |service| &service.list);
-                list.iter().filter_map(|number| plan.ways.server(*number)).map(|way| {
-                    let (address, port) = way.translation.unwrap_or((end.0, end.1));
-                    (address, port, end.2)
+                list.iter().filter_map(|number| plan.ways.server(*number)).filter_map(|way| match way.method {
+                    Method::Nat(address, port) => Some((address, port, end.2)),
+                    Method::Dr | Method::Tunnel { .. } => None,
                 })
             })
             .collect();
         plan.ends = Ends::new(services.iter().map(|(end, _)| *end), servers);
+        plan.ends.dont_fragment = services.iter().map(|(_, way)| way.dont_fragment).collect();
+        plan.ways.added = plan.added(host);
         plan.ways.services = services.into_iter().map(|(_, way)| Some(way)).collect();
         (plan.ends.services == plan.ways.services.len() && plan.ends.services > 0).then_some(plan)
+    }
+
+    /// How many bytes every packet in lane gets before it, if it is the same for all.
+    fn added(&self, host: &Host) -> Option<u64> {
+        let mut added = self.ways.servers.iter().flatten().map(ServerWay::added);
+        let first = added.next()?;
+        let uniform = added.all(|other| other == first) && host.links.iter().all(|(_, link)| link.tags.is_empty());
+        uniform.then_some(first)
     }
 
     /// A service, if its packets can be in lane.
@@ -149,8 +219,9 @@ impl Plan {
         {
             return None;
         }
-        let mut shortest_mtu = u32::MAX;
+        let mut longest = u32::MAX;
         let mut nat = None;
+        let mut dont_fragment = false;
         for number in &service.list {
             let server = ipvs.services.servers.get(*number as usize)?;
             let way = self.ways.server(*number)?;
@@ -159,13 +230,18 @@ impl Plan {
                 && server.settings.upper_threshold == 0
                 && !server.overloaded
                 && server.key.address.is_ipv4() == address.is_ipv4();
-            let translated = way.translation.is_some();
+            let translated = matches!(way.method, Method::Nat(..));
             if !usable || *nat.get_or_insert(translated) != translated {
                 return None;
             }
-            shortest_mtu = shortest_mtu.min(way.link.mtu);
+            longest = longest.min(way.longest());
+            dont_fragment |= matches!(way.method, Method::Tunnel { destination, .. } if destination.is_ipv4());
         }
-        Some(((address, port, protocol.0), ServiceWay { number, nat: nat?, shortest_mtu }))
+        // Only then an IPv4 tunnel's identification is no draw (reference/linux-ipvs.md section 6.6b).
+        if dont_fragment && !(address.is_ipv4() && ipvs.sysctls().vs.pmtu_disc) {
+            return None;
+        }
+        Some(((address, port, protocol.0), ServiceWay { number, nat: nat?, longest, dont_fragment }))
     }
 }
 
@@ -182,16 +258,74 @@ impl Ways {
         self.servers.get(number as usize)?.as_ref()
     }
 
-    /// Whether a packet of that length gets to a server.
+    /// The server of a binding, and the way to it.
     #[inline]
-    pub fn leads(&self, number: u32, len: u16) -> bool {
-        self.server(number).is_some_and(|way| u32::from(len) <= way.link.mtu)
+    pub fn server_of(&self, binding: u32) -> Option<(u32, &ServerWay)> {
+        let server = self.binding(binding)?.server;
+        Some((server, self.server(server)?))
     }
 
-    /// Whether answers of that server for that service are translated in lane.
+    /// What a binding means.
     #[inline]
-    pub fn leads_back(&self, server: u32, service: u32) -> bool {
-        self.server(server).is_some_and(|way| way.translation.is_some()) && self.face(service).is_some()
+    pub fn binding(&self, number: u32) -> Option<&BindingWay> {
+        self.bindings.get(number as usize)
+    }
+
+    /// The binding of new connections to a server.
+    #[inline]
+    pub fn binding_of(&self, server: u32) -> u32 {
+        self.bindings_of.get(server as usize).copied().unwrap_or(u32::MAX)
+    }
+
+    /// Makes itself acquainted with bindings that came up since.
+    pub fn learn(&mut self, ends: &Ends, ipvs: &mut Ipvs) {
+        if self.forgotten != ipvs.table().bindings().all().1 || self.bindings_of.is_empty() {
+            self.bindings.clear();
+            self.bindings_of = vec![u32::MAX; self.servers.len()];
+            for (server, place) in self.places.iter().enumerate() {
+                let Some((address, port, protocol)) = place.and_then(|(end, _)| ends.list.get(usize::from(end))) else {
+                    continue;
+                };
+                if let Some(binding) = ipvs.bind(Protocol(*protocol), *address, *port, server as u32) {
+                    self.bindings_of[server] = binding;
+                }
+            }
+        }
+        let (all, forgotten) = ipvs.table().bindings().all();
+        self.forgotten = forgotten;
+        for binding in all.iter().skip(self.bindings.len()) {
+            let way = self.way_of(ends, binding);
+            self.bindings.push(way);
+        }
+    }
+
+    fn way_of(&self, ends: &Ends, binding: &Binding) -> BindingWay {
+        let protocol = binding.protocol.0;
+        let server = binding.server.unwrap_or(u32::MAX);
+        let end = ends
+            .place(&(binding.virtual_address, binding.virtual_port, protocol))
+            .filter(|end| usize::from(*end) < ends.services);
+        let way = self.server(server);
+        let nat = matches!(way, Some(ServerWay { method: Method::Nat(..), .. }));
+        let answers = ends
+            .place(&(binding.server_address, binding.server_port, protocol))
+            .filter(|place| binding.method == ForwardingMethod::Nat && usize::from(*place) >= ends.services);
+        // A connection keeps the method that its server had, and the service whose number it has may be another one by now.
+        let service = end.and_then(|end| self.service(end)).filter(|service| service.number == binding.service);
+        let as_bound = way.is_some_and(|way| match way.method {
+            Method::Dr => binding.method == ForwardingMethod::Dr,
+            Method::Nat(address, port) => {
+                binding.method == ForwardingMethod::Nat && (address, port) == (binding.server_address, binding.server_port)
+            }
+            Method::Tunnel { tunnel, .. } => binding.method == ForwardingMethod::Tunnel(tunnel),
+        });
+        BindingWay {
+            end: end.unwrap_or(NOWHERE),
+            answers: answers.unwrap_or(NOWHERE),
+            server,
+            longest: if service.is_some() && as_bound { way.map_or(0, ServerWay::longest) } else { 0 },
+            returns: nat && as_bound && self.face(binding.service).is_some(),
+        }
     }
 
     /// What a service looks like to its clients, if answers in its name are translated.
@@ -206,18 +340,29 @@ impl Ways {
     }
 }
 
-/// The way to a server; none when it is not there, local, reached by a tunnel, or its neighbour is not known for sure.
+/// The way to a server; none when it is not there, local, or its neighbour is not known for sure.
 fn way_to(host: &Host, server: &Server) -> Option<ServerWay> {
     let address = server.key.address;
-    let translation = match server.settings.method {
-        ForwardingMethod::Dr => None,
-        ForwardingMethod::Nat if server.key.port != 0 => Some((address, server.key.port)),
-        _ => return None,
-    };
     if !server.available || host.path_mtus.get(address, Nanos(0)).is_some() {
         return None;
     }
-    Some(ServerWay { link: link_way(host, address)?, translation })
+    let link = link_way(host, address)?;
+    let method = match server.settings.method {
+        ForwardingMethod::Dr => Method::Dr,
+        ForwardingMethod::Nat if server.key.port != 0 => Method::Nat(address, server.key.port),
+        // The source port of GUE is a draw.
+        ForwardingMethod::Tunnel(tunnel) if !matches!(tunnel.kind, TunnelKind::Gue { .. }) => {
+            let Way::Out(hop) = host.routes.lookup(address) else { return None };
+            let source = host.source_on(&hop, address)?;
+            let least = if address.is_ipv4() { 68 } else { 1280 };
+            if (link.mtu as usize).saturating_sub(tunnel::overhead(tunnel, address.is_ipv4())) < least {
+                return None;
+            }
+            Method::Tunnel { tunnel, source, destination: address }
+        }
+        _ => return None,
+    };
+    Some(ServerWay { link, method })
 }
 
 /// The way to any destination that a router would take, if it is known for sure.

@@ -310,7 +310,7 @@ pub struct ServerSettings {
 }
 
 /// How packets reach a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardingMethod {
     /// `-m`: masquerading, network address translation.
     Nat,
@@ -338,7 +338,7 @@ impl ForwardingMethod {
 }
 
 /// `--tun-type`, `--tun-port`, `--tun-csum`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tunnel {
     /// Which encapsulation.
     pub kind: TunnelKind,
@@ -347,7 +347,7 @@ pub struct Tunnel {
 }
 
 /// Encapsulations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TunnelKind {
     /// IP in IP (RFC 2003), and its IPv6 relatives.
     #[default]
@@ -362,7 +362,7 @@ pub enum TunnelKind {
 }
 
 /// `--tun-nocsum`, `--tun-csum`, `--tun-remcsum`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TunnelChecksum {
     /// No checksum.
     #[default]

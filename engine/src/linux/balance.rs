@@ -79,7 +79,7 @@ impl Director {
     pub(super) fn verdict_about(&self, id: ConnectionId, new: bool) -> Forwarded {
         let found = self.ipvs.connection(id);
         Forwarded {
-            service: found.map_or(0, |connection| connection.service),
+            service: found.as_ref().map_or(0, |connection| connection.service),
             server: found.and_then(|connection| connection.server).unwrap_or(u32::MAX),
             new,
         }

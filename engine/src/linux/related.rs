@@ -59,7 +59,7 @@ impl Director {
             return Hooked::Accept;
         }
         let Some(id) = self.ipvs.lookup_out(&quoted.flow.reversed()) else { return Hooked::Accept };
-        let Some(connection) = self.ipvs.connection(id).cloned() else { return Hooked::Accept };
+        let Some(connection) = self.ipvs.connection(id) else { return Hooked::Accept };
         if connection.is_nat() {
             if !packet.is_v4() && self.profile.nat_icmp6_errors_dropped {
                 return Hooked::Done(Verdict::Dropped(DropReason::IcmpUnrelated));
@@ -117,7 +117,7 @@ impl Director {
                 }
             }
         };
-        let Some(connection) = self.ipvs.connection(id).cloned() else { return Hooked::Accept };
+        let Some(connection) = self.ipvs.connection(id) else { return Hooked::Accept };
         let verdict = self.verdict_about(id, new);
         let verified = connection.is_nat() || self.profile.icmp_checksum_always_verified;
         let hooked = if verified && !right {

@@ -46,7 +46,7 @@ impl Director {
     }
 
     fn answer(&mut self, packet: &mut Packet, id: ConnectionId) -> Hooked {
-        let Some(connection) = self.ipvs.connection(id).cloned() else { return Hooked::Accept };
+        let Some(connection) = self.ipvs.connection(id) else { return Hooked::Accept };
         let (event, now) = (event_of(packet), packet.time);
         if connection.is_nat() {
             if self.has_ftp_helper(&connection)

@@ -26,7 +26,7 @@ pub(super) enum Exit {
 impl Director {
     /// Sends a client's packet to its connection's server.
     pub(super) fn transmit(&mut self, out: &mut Output, packet: &mut Packet, id: ConnectionId, verdict: Forwarded) -> Hooked {
-        let Some(connection) = self.ipvs.connection(id).cloned() else { return Hooked::Accept };
+        let Some(connection) = self.ipvs.connection(id) else { return Hooked::Accept };
         if connection.flags.bypass {
             return self.transmit_bypass(out, packet, verdict);
         }

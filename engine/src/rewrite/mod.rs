@@ -32,3 +32,13 @@ pub fn hop(packet: &mut [u8]) {
         _ => {}
     }
 }
+
+/// What [`hop`] does to a packet whose checksum is right, without summing up its header (RFC 1624).
+#[inline]
+pub fn hop_of_right(packet: &mut [u8]) {
+    if let Ok(mut view) = Ipv4::new_checked(&mut *packet) {
+        view.decrement_ttl();
+    } else if let Ok(mut view) = Ipv6::new_checked(packet) {
+        view.decrement_hop_limit();
+    }
+}

@@ -1,5 +1,6 @@
 //! A connection entry.
 
+use super::binding::Binding;
 use super::server::Server;
 use super::table::ClientKey;
 use super::tcp::Side;
@@ -52,7 +53,7 @@ pub struct Flags {
     pub bypass: bool,
 }
 
-/// A connection, or a persistence template.
+/// A connection, or a persistence template, whole: as it is put into the table, and as whoever asks sees it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Transport protocol; any for templates of mark services.
@@ -81,19 +82,40 @@ pub struct Connection {
     pub server: Option<u32>,
     /// The entry that controls this one: a template, or an FTP control connection.
     pub control: Option<ConnectionId>,
-    /// How many entries this one controls.
-    pub controlled: u32,
-    /// How long it lives after a packet.
-    pub timeout: Nanos,
+    /// Seconds that it lives after a packet.
+    pub timeout: u32,
     /// When it ends without another packet.
     pub expires: Nanos,
-    /// Packets from the client.
-    pub in_packets: u32,
+}
+
+/// What the table keeps of a connection: all that is its own. The rest is its [`Binding`]. It fills one line of a processor's
+/// cache, because with many connections that is what a packet costs.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub struct Entry {
+    /// Client address; masked in a template.
+    pub client: IpAddr,
+    /// Client port, host order.
+    pub client_port: u16,
+    /// Protocol state, by the protocol's own numbers.
+    pub state: u8,
+    /// Flags.
+    pub flags: Flags,
+    /// The number of its binding.
+    pub binding: u32,
+    /// Seconds that it lives after a packet.
+    pub timeout: u32,
+    /// When it ends without another packet.
+    pub expires: Nanos,
+    /// The entry that controls this one: a template, or an FTP control connection.
+    pub control: Option<ConnectionId>,
     pub(super) generation: u32,
     /// Grows with each entry of its shard.
     pub(super) born: u32,
     pub(super) used: bool,
 }
+
+const _: () = assert!(size_of::<Entry>() == 64);
 
 /// How states follow each other, and how long they last.
 #[derive(Clone, Copy, Debug)]
@@ -132,13 +154,8 @@ impl Connection {
             service,
             server: None,
             control: None,
-            controlled: 0,
             timeout: NEW_TIMEOUT,
             expires: Nanos::NEVER,
-            in_packets: 0,
-            generation: 0,
-            born: 0,
-            used: true,
         }
     }
 
@@ -150,7 +167,83 @@ impl Connection {
         self.method = server.settings.method;
     }
 
+    /// What it shares with others.
+    pub fn binding(&self) -> Binding {
+        Binding {
+            protocol: self.protocol,
+            method: self.method,
+            virtual_port: self.virtual_port,
+            server_port: self.server_port,
+            service: self.service,
+            server: self.server,
+            virtual_address: self.virtual_address,
+            server_address: self.server_address,
+        }
+    }
+
+    /// What is its own, with the number of its binding.
+    pub(super) fn entry(&self, binding: u32) -> Entry {
+        let Connection { client, client_port, state, flags, timeout, expires, control, .. } = *self;
+        Entry { client, client_port, state, flags, binding, timeout, expires, control, generation: 0, born: 0, used: true }
+    }
+
+    /// The whole of an entry and its binding.
+    pub(super) fn whole(entry: &Entry, binding: &Binding) -> Connection {
+        Connection {
+            protocol: binding.protocol,
+            state: entry.state,
+            flags: entry.flags,
+            client_port: entry.client_port,
+            virtual_port: binding.virtual_port,
+            server_port: binding.server_port,
+            client: entry.client,
+            virtual_address: binding.virtual_address,
+            server_address: binding.server_address,
+            method: binding.method,
+            service: binding.service,
+            server: binding.server,
+            control: entry.control,
+            timeout: entry.timeout,
+            expires: entry.expires,
+        }
+    }
+
+    /// The family of the client's side.
+    pub fn family(&self) -> Family {
+        Family::from(self.client)
+    }
+
+    /// Where packets go.
+    pub fn destination(&self) -> SocketAddr {
+        SocketAddr::new(self.server_address, self.server_port)
+    }
+
+    /// Whether answers pass the director and are translated.
+    pub fn is_nat(&self) -> bool {
+        self.method == ForwardingMethod::Nat
+    }
+}
+
+impl Entry {
+    /// A connection that is being opened; its binding is known once it has a server.
+    pub fn opening(client: IpAddr, client_port: u16, binding: u32, nat: bool) -> Entry {
+        Entry {
+            client,
+            client_port,
+            state: 0,
+            flags: Flags { inactive: true, no_output: !nat, ..Flags::default() },
+            binding,
+            timeout: NEW_TIMEOUT,
+            expires: Nanos::NEVER,
+            control: None,
+            generation: 0,
+            born: 0,
+            used: true,
+        }
+    }
+
     /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
+    #[inline]
     pub fn advance(&mut self, direction: Direction, event: TransportEvent, rules: &StateRules) -> Advance {
         let old = self.state;
         let mut side = match direction {
@@ -171,47 +264,28 @@ impl Connection {
                 (new, sctp::TIMEOUTS[usize::from(new)], new == sctp::ESTABLISHED, new == sctp::ESTABLISHED)
             }
             TransportEvent::Udp => {
-                self.timeout = Nanos::from_secs(rules.udp_timeout.into());
+                self.timeout = rules.udp_timeout;
                 return Advance { active: 0, assured: direction == Direction::Output };
             }
             TransportEvent::None => return Advance::default(),
         };
         let mut change = 0;
-        if new != old {
-            if self.server.is_some() && !self.flags.inactive && !active {
-                self.flags.inactive = true;
-                change = -1;
-            } else if self.server.is_some() && self.flags.inactive && active {
-                self.flags.inactive = false;
-                change = 1;
-            }
+        // Past all servers nobody counts.
+        if new != old && !self.flags.bypass && self.flags.inactive == active {
+            self.flags.inactive = !active;
+            change = if active { 1 } else { -1 };
         }
         self.state = new;
-        self.timeout = Nanos::from_secs(timeout.into());
+        self.timeout = timeout;
         Advance { active: change, assured: new != old && established }
     }
 
     /// Restarts the timer; returns when to look at it, if nobody would look in time otherwise.
     pub fn restart(&mut self, now: Nanos) -> Option<Nanos> {
-        let due = now + self.timeout;
+        let due = now + Nanos::from_secs(self.timeout.into());
         let look = self.expires == Nanos::NEVER || due < self.expires;
         self.expires = due;
         look.then_some(due)
-    }
-
-    /// The family of the client's side.
-    pub fn family(&self) -> Family {
-        Family::from(self.client)
-    }
-
-    /// Where packets go.
-    pub fn destination(&self) -> SocketAddr {
-        SocketAddr::new(self.server_address, self.server_port)
-    }
-
-    /// Whether answers pass the director and are translated.
-    pub fn is_nat(&self) -> bool {
-        self.method == ForwardingMethod::Nat
     }
 }
 

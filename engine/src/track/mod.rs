@@ -3,6 +3,7 @@
 //! [`Ipvs`] is what the packet side asks: which connection is this packet of, which service wants it, which server does a new
 //! connection get; and what it tells: this packet passed, so states, timers and counters move on.
 
+mod binding;
 mod command;
 mod connection;
 mod open;
@@ -12,16 +13,18 @@ mod scenarios;
 pub mod sctp;
 mod server;
 mod service;
+mod slab;
 mod table;
 pub mod tcp;
 mod timer;
 
+pub use binding::{Binding, Bindings};
 pub use command::CommandError;
-pub use connection::{Advance, Connection, ConnectionId, Direction, Flags, StateRules, TransportEvent};
+pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, Flags, StateRules, TransportEvent};
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
-pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
+pub use table::{ClientKey, Fingerprint, SHARDS, Shard, Table, shard_of};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
 use crate::listing::{ConnectionView, ServiceView};
@@ -33,12 +36,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use timer::Timers;
 
-/// A fresh connection lives this long until its first state is known.
-const NEW_TIMEOUT: Nanos = Nanos::from_secs(3);
+/// A fresh connection lives so many seconds until its first state is known.
+const NEW_TIMEOUT: u32 = 3;
 /// UDP, unless `ipvsadm --set` says otherwise.
 const UDP_TIMEOUT: u32 = 300;
-/// An entry that still controls others when its time comes lives on this long (section 3.6).
-const CONTROL_TIMEOUT: Nanos = Nanos::from_secs(60);
+/// An entry that still controls others when its time comes lives on so many seconds (section 3.6).
+const CONTROL_TIMEOUT: u32 = 60;
 /// An entry that is expired "now" goes a moment later: after the packet that caused it. A jiffy at HZ=250.
 const JIFFY: Nanos = Nanos::from_millis(4);
 
@@ -134,13 +137,13 @@ impl Ipvs {
     fn sweep_removed(&mut self, now: Nanos) {
         let servers = &self.services.servers;
         let is_gone = |connection: &Connection| connection.server.is_some_and(|server| !servers[server as usize].available);
-        let entries = self.table.iter().filter(|(_, connection)| connection.controlled == 0 && is_gone(connection));
+        let entries = self.table.iter().filter(|(id, connection)| self.table.controlled(*id) == 0 && is_gone(connection));
         let gone: Vec<ConnectionId> = entries.map(|(id, _)| id).collect();
         for id in gone {
             let parent = self.table.get(id).and_then(|connection| connection.control);
             self.end(id, now);
             if let Some(parent) = parent
-                && self.table.get(parent).is_some_and(|parent| parent.controlled == 0)
+                && self.table.controlled(parent) == 0
             {
                 self.end(parent, now);
             }
@@ -161,7 +164,7 @@ impl Ipvs {
     }
 
     /// The connection, if it still lives.
-    pub fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+    pub fn connection(&self, id: ConnectionId) -> Option<Connection> {
         self.table.get(id)
     }
 
@@ -200,7 +203,7 @@ impl Ipvs {
             TransportEvent::Udp | TransportEvent::None => false,
         };
         let reschedule = (self.sysctls.vs.expire_nodest_conn && quiesced) || (mode != 0 && connection.control.is_none() && ended);
-        if reschedule && connection.controlled == 0 {
+        if reschedule && self.table.controlled(id) == 0 {
             self.expire_now(id, now);
         }
         reschedule
@@ -234,11 +237,11 @@ impl Ipvs {
     /// A packet passed: the protocol's state moves on, and with it the timeout and the server's active count (section 4).
     pub fn transition(&mut self, id: ConnectionId, direction: Direction, event: TransportEvent) {
         let rules = self.state_rules();
-        let Some(connection) = self.table.get_mut(id) else { return };
-        let Advance { active, assured } = connection.advance(direction, event, &rules);
-        let (server, control) = (connection.server, connection.control);
+        let Some(entry) = self.table.get_mut(id) else { return };
+        let Advance { active, assured } = entry.advance(direction, event, &rules);
+        let (binding, control) = (entry.binding, entry.control);
         if active != 0
-            && let Some(server) = server
+            && let Some(server) = self.table.bindings().get(binding).server
         {
             let server = &mut self.services.servers[server as usize];
             server.active = server.active.saturating_add_signed(active);
@@ -258,9 +261,18 @@ impl Ipvs {
         self.table.is_plain() && self.persistence_data.is_empty() && self.sip_templates.is_empty() && self.observations.is_empty()
     }
 
-    /// The shards, and the services that go with them. Only while [`Ipvs::is_plain`].
-    pub(crate) fn shards_mut(&mut self) -> (&mut [Shard], &Services) {
-        (self.table.shards_mut(), &self.services)
+    /// The shards, and the bindings of their entries. Only while [`Ipvs::is_plain`].
+    pub(crate) fn shards_mut(&mut self) -> (&mut [Shard], &Bindings) {
+        self.table.shards_mut()
+    }
+
+    /// The number of the binding of connections of a service to one of its servers, `port` being the service's.
+    pub(crate) fn bind(&mut self, protocol: Protocol, address: IpAddr, port: u16, server: u32) -> Option<u32> {
+        let entry = self.services.servers.get(server as usize)?;
+        let key = ClientKey { protocol: protocol.0, client: address, client_port: 0, other: address, other_port: port };
+        let mut connection = Connection::unbound(&key, entry.service);
+        connection.bind(server, entry, if entry.key.port != 0 { entry.key.port } else { port });
+        Some(self.table.bind(connection.binding()))
     }
 
     /// Looks at connections at those times.
@@ -299,8 +311,7 @@ impl Ipvs {
 
     /// Counts a packet from the client. Only servers that are still listed count (section 1.4 step 11).
     pub fn count_in(&mut self, id: ConnectionId, bytes: u64) {
-        let Some(connection) = self.table.get_mut(id) else { return };
-        connection.in_packets = connection.in_packets.saturating_add(1);
+        let Some(connection) = self.table.get(id) else { return };
         let (server, service) = (connection.server, connection.service);
         if let Some(server) = server.map(|server| &mut self.services.servers[server as usize])
             && server.available
@@ -347,7 +358,7 @@ impl Ipvs {
             // While some are held back, only those of the same moment are looked at.
             let until = self.held.first().map_or(now, |(at, _)| *at);
             let Some((at, id)) = self.timers.pop(until) else {
-                let free = self.held.iter().position(|(_, id)| self.table.get(*id).is_none_or(|held| held.controlled == 0));
+                let free = self.held.iter().position(|(_, id)| self.table.controlled(*id) == 0);
                 match free.map(|place| self.held.remove(place)) {
                     Some((at, id)) => match self.take(id) {
                         Some(connection) => return Some((at, connection)),
@@ -365,7 +376,7 @@ impl Ipvs {
                 // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
                 let again = connection.expires;
                 self.timers.insert(again, id);
-            } else if connection.controlled > 0 {
+            } else if self.table.controlled(id) > 0 {
                 // What it controls may end at the same moment.
                 self.held.push((at, id));
             } else if let Some(connection) = self.take(id) {
@@ -380,8 +391,8 @@ impl Ipvs {
             self.table.attach(id);
             if let Some(connection) = self.table.get_mut(id) {
                 connection.timeout = CONTROL_TIMEOUT;
-                connection.expires = at + CONTROL_TIMEOUT;
-                self.timers.insert(at + CONTROL_TIMEOUT, id);
+                connection.expires = at + Nanos::from_secs(CONTROL_TIMEOUT.into());
+                self.timers.insert(connection.expires, id);
             }
         }
     }
@@ -406,8 +417,8 @@ impl Ipvs {
 
     /// Tells its server and its controlling entry that an entry is gone.
     pub(crate) fn release(&mut self, connection: &Connection) {
-        if let Some(parent) = connection.control.and_then(|control| self.table.get_mut(control)) {
-            parent.controlled = parent.controlled.saturating_sub(1);
+        if let Some(parent) = connection.control {
+            self.table.uncontrol(parent);
         }
         if let Some(server) = connection.server {
             let Connection { flags, expires, .. } = connection;
@@ -455,7 +466,7 @@ impl Ipvs {
                 service: SocketAddr::new(connection.virtual_address, connection.virtual_port),
                 destination: connection.destination(),
                 local: None,
-                state: state_name(connection),
+                state: state_name(&connection),
                 expires: connection.expires - now,
                 persistence_data: self.persistence_data.get(&id).cloned(),
             })

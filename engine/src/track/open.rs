@@ -11,8 +11,8 @@ use crate::schedule::{Candidate, Wanted};
 use crate::time::Nanos;
 use std::net::{Ipv6Addr, SocketAddr};
 
-/// FTP data entries wait in LISTEN.
-const LISTEN_TIMEOUT: Nanos = Nanos::from_secs(120);
+/// FTP data entries wait so many seconds in LISTEN.
+const LISTEN_TIMEOUT: u32 = 120;
 
 /// FTP's control port.
 pub(super) const FTP: u16 = 21;
@@ -195,21 +195,20 @@ impl Ipvs {
         connection.flags.no_output = !connection.is_nat();
         connection.flags.one_packet = one_packet;
         connection.control = control;
-        let id = self.insert(connection);
+        let id = self.insert(&connection);
         self.services.servers[server as usize].counters.connections += 1;
         self.services.all[service as usize].counters.connections += 1;
         id
     }
 
     /// Puts an entry in and binds it to its server and its controlling entry.
-    pub(super) fn insert(&mut self, connection: Connection) -> ConnectionId {
-        let (server, control, template) = (connection.server, connection.control, connection.flags.template);
+    pub(super) fn insert(&mut self, connection: &Connection) -> ConnectionId {
         let id = self.table.insert(connection);
-        if let Some(server) = server {
-            self.services.servers[server as usize].bind(template);
+        if let Some(server) = connection.server {
+            self.services.servers[server as usize].bind(connection.flags.template);
         }
-        if let Some(parent) = control.and_then(|control| self.table.get_mut(control)) {
-            parent.controlled += 1;
+        if let Some(parent) = connection.control.filter(|control| self.table.get(*control).is_some()) {
+            self.table.control(parent);
         }
         id
     }
@@ -221,7 +220,7 @@ impl Ipvs {
         if flow.destination.is_ipv6() {
             connection.server_address = Ipv6Addr::UNSPECIFIED.into();
         }
-        self.insert(connection)
+        self.insert(&connection)
     }
 
     /// The FTP helper's data connection (section 7.6): client and server ports as the control connection announced them. With
@@ -253,13 +252,11 @@ impl Ipvs {
                     virtual_port,
                     server_port,
                     control: Some(control),
-                    controlled: 0,
                     timeout: NEW_TIMEOUT,
                     expires: Nanos::NEVER,
-                    in_packets: 0,
-                    ..parent.clone()
+                    ..parent
                 };
-                self.insert(connection)
+                self.insert(&connection)
             }
         };
         if let Some(connection) = self.table.get_mut(id) {

@@ -84,7 +84,7 @@ impl Ipvs {
             Some(template) => template,
             None => {
                 let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
-                self.add_template(service, server, &key, call_id, Nanos::from_secs(persistence.timeout.into()))
+                self.add_template(service, server, &key, call_id, persistence.timeout)
             }
         };
         let Some(server) = self.table.get(template).and_then(|template| template.server) else {
@@ -122,7 +122,7 @@ impl Ipvs {
                 };
                 let call_id = call_id?;
                 Some(self.valid_template(&key, Some(call_id), Some(server)).unwrap_or_else(|| {
-                    let timeout = Nanos::from_secs(persistence.timeout.into());
+                    let timeout = persistence.timeout;
                     self.add_template(service, server, &key, Some(call_id.to_vec()), timeout)
                 }))
             }
@@ -184,7 +184,7 @@ impl Ipvs {
         server: u32,
         key: &TemplateKey,
         call_id: Option<Vec<u8>>,
-        timeout: Nanos,
+        timeout: u32,
     ) -> ConnectionId {
         let entry = &self.services.servers[server as usize];
         let template = Connection {
@@ -201,15 +201,10 @@ impl Ipvs {
             service,
             server: Some(server),
             control: None,
-            controlled: 0,
             timeout,
             expires: Nanos::NEVER,
-            in_packets: 0,
-            generation: 0,
-            born: 0,
-            used: true,
         };
-        let id = self.insert(template);
+        let id = self.insert(&template);
         if let Some(call_id) = call_id {
             self.sip_templates.insert(Ipvs::sip_key(key, &call_id), id);
             self.persistence_data.insert(id, call_id);

@@ -3,11 +3,14 @@
 //! It is split into shards by the client's address and port, which packets of both directions hold: batch works on all shards
 //! at once, each by one thread, and a shard fits into a core's own cache. Nothing that can be observed depends on the shards.
 
-use super::connection::{Connection, ConnectionId};
-use crate::config::Protocol;
+use super::binding::{Binding, Bindings};
+use super::connection::{Connection, ConnectionId, Entry};
+use super::slab::Slab;
+use crate::config::{ForwardingMethod, Protocol};
 use crate::packet::FlowKey;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 
@@ -21,6 +24,9 @@ const SHARD_SHIFT: u32 = 24;
 #[derive(Clone, Debug)]
 pub struct Table {
     shards: Vec<Shard>,
+    bindings: Bindings,
+    /// How many entries each entry controls, of those that control any.
+    controlled: HashMap<ConnectionId, u32, FixedState>,
     /// Entries whose client port is not known yet, anywhere in the table.
     no_client_port: u32,
     /// Entries whose client port was not known when they were put in: they stay in the shard of client port 0.
@@ -32,7 +38,7 @@ pub struct Table {
 impl Default for Table {
     fn default() -> Table {
         let shards = (0..SHARDS).map(|number| Shard { number: number as u32, ..Shard::default() }).collect();
-        Table { shards, no_client_port: 0, strayed: 0, bound: 0 }
+        Table { shards, bindings: Bindings::default(), controlled: HashMap::default(), no_client_port: 0, strayed: 0, bound: 0 }
     }
 }
 
@@ -40,12 +46,12 @@ impl Default for Table {
 #[derive(Clone, Debug, Default)]
 pub struct Shard {
     number: u32,
-    slab: Vec<Connection>,
+    slab: Slab,
     free: Vec<u32>,
     /// By client and virtual address and port; templates too.
-    by_client: HashTable<u32>,
+    by_client: Index,
     /// NAT entries by client and real server.
-    by_server: HashTable<u32>,
+    by_server: Index,
     /// How many entries were put in so far (mod 2^32).
     born: u32,
     /// Entries were put in whose answers look like another one's: a client port that reached a real server by two virtual
@@ -53,26 +59,50 @@ pub struct Shard {
     ambiguous: bool,
 }
 
-/// The seed is fixed: nothing that can be observed depends on the order of buckets.
-const HASHER: FixedState = FixedState::with_seed(0x6c76_7363);
+/// Slots by fingerprint.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    slots: HashTable<(Fingerprint, u32)>,
+}
 
-fn hash(protocol: u8, client: IpAddr, client_port: u16, other: IpAddr, other_port: u16) -> u64 {
-    let ports = u32::from(client_port) << 16 | u32::from(other_port);
-    match (client, other) {
-        (IpAddr::V4(client), IpAddr::V4(other)) => {
-            HASHER.hash_one((u64::from(u32::from(client)) << 32 | u64::from(u32::from(other)), ports, protocol))
-        }
-        _ => HASHER.hash_one((client, other, ports, protocol)),
+/// A hash of all that an entry is looked up by. The index keeps it, so that it grows without looking at entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint(u32);
+
+impl Fingerprint {
+    /// What the index sorts by: fingerprints are well mixed, but it wants the highest bits too.
+    #[inline]
+    fn spread(self) -> u64 {
+        u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
-fn client_hash(c: &Connection) -> u64 {
-    hash(c.protocol.0, c.client, c.client_port, c.virtual_address, c.virtual_port)
+impl Index {
+    #[inline]
+    fn find(&self, fingerprint: Fingerprint, mut fits: impl FnMut(u32) -> bool) -> Option<u32> {
+        let fits = |(other, slot): &(Fingerprint, u32)| *other == fingerprint && fits(*slot);
+        self.slots.find(fingerprint.spread(), fits).map(|(_, slot)| *slot)
+    }
+
+    fn all(&self, fingerprint: Fingerprint) -> impl Iterator<Item = u32> {
+        let same = self.slots.iter_hash(fingerprint.spread());
+        same.filter(move |(other, _)| *other == fingerprint).map(|(_, slot)| *slot)
+    }
+
+    #[inline]
+    fn insert(&mut self, fingerprint: Fingerprint, slot: u32) {
+        self.slots.insert_unique(fingerprint.spread(), (fingerprint, slot), |(fingerprint, _)| fingerprint.spread());
+    }
+
+    fn remove(&mut self, fingerprint: Fingerprint, slot: u32) {
+        if let Ok(entry) = self.slots.find_entry(fingerprint.spread(), |(_, other)| *other == slot) {
+            entry.remove();
+        }
+    }
 }
 
-fn server_hash(c: &Connection) -> u64 {
-    hash(c.protocol.0, c.client, c.client_port, c.server_address, c.server_port)
-}
+/// The seed is fixed: nothing that can be observed depends on the order of buckets.
+const HASHER: FixedState = FixedState::with_seed(0x6c76_7363);
 
 /// The shard of a client.
 #[inline]
@@ -126,172 +156,182 @@ impl ClientKey {
         }
     }
 
-    /// Its hash in every index.
+    /// What it is found by in every index.
     #[inline]
-    pub fn hash(&self) -> u64 {
-        hash(self.protocol, self.client, self.client_port, self.other, self.other_port)
+    pub fn fingerprint(&self) -> Fingerprint {
+        let ports = u32::from(self.client_port) << 16 | u32::from(self.other_port);
+        let hash = match (self.client, self.other) {
+            (IpAddr::V4(client), IpAddr::V4(other)) => {
+                HASHER.hash_one((u64::from(u32::from(client)) << 32 | u64::from(u32::from(other)), ports, self.protocol))
+            }
+            _ => HASHER.hash_one((self.client, self.other, ports, self.protocol)),
+        };
+        Fingerprint(hash as u32)
     }
 
     #[inline]
-    fn is_clients(&self, c: &Connection) -> bool {
-        c.client_port == self.client_port
-            && c.virtual_port == self.other_port
-            && c.client == self.client
-            && c.virtual_address == self.other
-            && c.protocol == Protocol(self.protocol)
-            && !c.flags.hidden
+    fn is_clients(&self, entry: &Entry, binding: &Binding) -> bool {
+        entry.client_port == self.client_port
+            && entry.client == self.client
+            && !entry.flags.hidden
+            && binding.virtual_port == self.other_port
+            && binding.virtual_address == self.other
+            && binding.protocol == Protocol(self.protocol)
     }
 
     #[inline]
-    fn is_servers(&self, c: &Connection) -> bool {
-        c.client_port == self.client_port
-            && c.server_port == self.other_port
-            && c.client == self.client
-            && c.server_address == self.other
-            && c.protocol == Protocol(self.protocol)
+    fn is_servers(&self, entry: &Entry, binding: &Binding) -> bool {
+        entry.client_port == self.client_port
+            && entry.client == self.client
+            && binding.server_port == self.other_port
+            && binding.server_address == self.other
+            && binding.protocol == Protocol(self.protocol)
     }
 }
 
-impl Connection {
-    fn client_key(&self) -> ClientKey {
-        ClientKey {
-            protocol: self.protocol.0,
-            client: self.client,
-            client_port: self.client_port,
-            other: self.virtual_address,
-            other_port: self.virtual_port,
-        }
+fn client_key(entry: &Entry, binding: &Binding) -> ClientKey {
+    ClientKey {
+        protocol: binding.protocol.0,
+        client: entry.client,
+        client_port: entry.client_port,
+        other: binding.virtual_address,
+        other_port: binding.virtual_port,
     }
+}
 
-    fn server_key(&self) -> ClientKey {
-        ClientKey { other: self.server_address, other_port: self.server_port, ..self.client_key() }
-    }
+fn server_key(entry: &Entry, binding: &Binding) -> ClientKey {
+    ClientKey { other: binding.server_address, other_port: binding.server_port, ..client_key(entry, binding) }
 }
 
 impl Shard {
-    fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slab.get(id.slot() as usize).filter(|connection| connection.used && connection.generation == id.generation)
+    fn get(&self, id: ConnectionId) -> Option<&Entry> {
+        self.slab.get(id.slot()).filter(|entry| entry.used && entry.generation == id.generation)
     }
 
-    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.slab.get_mut(id.slot() as usize).filter(|connection| connection.used && connection.generation == id.generation)
+    fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Entry> {
+        self.slab.get_mut(id.slot()).filter(|entry| entry.used && entry.generation == id.generation)
     }
 
     /// The entry in a slot that a lookup of this shard gave.
     #[inline]
-    pub fn at(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.slab.get_mut(slot as usize)
+    pub fn at(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.slab.get_mut(slot)
     }
 
     /// The id of the entry in a slot.
     #[inline]
     pub fn id(&self, slot: u32) -> ConnectionId {
-        let generation = self.slab.get(slot as usize).map_or(u32::MAX, |connection| connection.generation);
-        ConnectionId::new(slot, generation)
+        ConnectionId::new(slot, self.slab.get(slot).map_or(u32::MAX, |entry| entry.generation))
     }
 
-    /// The entry of a packet from a client, its port known.
+    /// The first entry with that fingerprint: of a packet from a client, or an answer. It may be another one's.
     #[inline]
-    pub fn find_client(&self, key: &ClientKey, hash: u64) -> Option<u32> {
-        let find = |slot: &u32| {
-            let c = &self.slab[*slot as usize];
-            key.is_clients(c) && !c.flags.no_client_port && !c.flags.template
+    pub fn candidate(&self, fingerprint: Fingerprint, answer: bool) -> Option<u32> {
+        if answer { self.by_server.find(fingerprint, |_| true) } else { self.by_client.find(fingerprint, |_| true) }
+    }
+
+    /// Looks at entries that are asked for in a moment, so that memory brings them all at once instead of one by one.
+    #[inline]
+    pub fn touch(&self, slots: impl Iterator<Item = u32>) {
+        let ports = slots.map(|slot| self.slab.get(slot).map_or(0, |entry| entry.client_port));
+        std::hint::black_box(ports.fold(0, u16::wrapping_add));
+    }
+
+    /// The entry of a packet from a client, its port known: the candidate or another one with its fingerprint. `fits` sees those
+    /// that are neither hidden nor templates.
+    #[inline]
+    pub fn find_client(&self, fingerprint: Fingerprint, candidate: Option<u32>, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
+        let fits = |slot: u32| {
+            self.slab.get(slot).is_some_and(|entry| {
+                let flags = &entry.flags;
+                !(flags.hidden | flags.no_client_port | flags.template) && fits(entry)
+            })
         };
-        self.by_client.find(hash, find).copied()
+        candidate.filter(|slot| fits(*slot)).or_else(|| self.by_client.find(fingerprint, fits))
     }
 
     /// The translated entry of a packet from a real server; the newest one, should there be several.
     #[inline]
-    pub fn find_server(&self, key: &ClientKey, hash: u64) -> Option<u32> {
-        let fits = |slot: &u32| key.is_servers(&self.slab[*slot as usize]);
+    pub fn find_server(&self, fingerprint: Fingerprint, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
+        let fits = |slot: u32| self.slab.get(slot).is_some_and(&fits);
         if self.ambiguous {
-            let found = self.by_server.iter_hash(hash).copied().filter(fits);
-            return found.max_by_key(|slot| self.age_order(*slot));
+            return self.by_server.all(fingerprint).filter(|slot| fits(*slot)).max_by_key(|slot| self.age_order(*slot));
         }
-        self.by_server.find(hash, fits).copied()
+        self.by_server.find(fingerprint, fits)
     }
 
     /// Grows with the time at which the entry in a slot was put in.
     fn age_order(&self, slot: u32) -> u32 {
         // Relative to the next one, so that a wrapped counter does no harm.
-        self.slab.get(slot as usize).map_or(0, |connection| connection.born.wrapping_sub(self.born))
+        self.slab.get(slot).map_or(0, |entry| entry.born.wrapping_sub(self.born))
     }
 
     /// Puts an entry into a free slot, without indices.
-    fn store(&mut self, mut connection: Connection) -> u32 {
-        connection.used = true;
-        connection.born = self.born;
+    #[inline]
+    fn store(&mut self, mut entry: Entry) -> u32 {
+        entry.used = true;
+        entry.born = self.born;
         self.born = self.born.wrapping_add(1);
-        match self.free.pop() {
-            Some(slot) => {
-                let generation = self.slab[slot as usize].generation.wrapping_add(1) & ((1 << SHARD_SHIFT) - 1);
-                connection.generation = self.number << SHARD_SHIFT | generation;
-                self.slab[slot as usize] = connection;
-                slot
-            }
-            None => {
-                connection.generation = self.number << SHARD_SHIFT;
-                if self.slab.len() == self.slab.capacity() {
-                    // By a quarter, not by half: with millions of entries the difference is what memory allows.
-                    self.slab.reserve_exact(self.slab.len() / 4 + 16);
-                }
-                self.slab.push(connection);
-                (self.slab.len() - 1) as u32
-            }
+        entry.generation = self.number << SHARD_SHIFT;
+        if let Some(slot) = self.free.pop()
+            && let Some(place) = self.slab.get_mut(slot)
+        {
+            entry.generation |= place.generation.wrapping_add(1) & ((1 << SHARD_SHIFT) - 1);
+            *place = entry;
+            return slot;
         }
+        self.slab.push(entry)
     }
 
     /// Puts an entry in that no other one has the key of, and that is no template; what [`Shard::find_client`] finds.
-    pub fn add(&mut self, connection: Connection) -> u32 {
-        let slot = self.store(connection);
-        self.index(slot);
+    #[inline]
+    pub fn add(&mut self, fingerprint: Fingerprint, entry: Entry) -> u32 {
+        let slot = self.store(entry);
+        self.by_client.insert(fingerprint, slot);
         slot
     }
 
-    fn index(&mut self, slot: u32) {
-        let Shard { slab, by_client, .. } = self;
-        by_client.insert_unique(client_hash(&slab[slot as usize]), slot, |slot| client_hash(&slab[*slot as usize]));
-        self.index_server(slot);
+    fn index(&mut self, slot: u32, bindings: &Bindings) {
+        let Some(entry) = self.slab.get(slot) else { return };
+        self.by_client.insert(client_key(entry, bindings.get(entry.binding)).fingerprint(), slot);
+        self.index_server(slot, bindings);
     }
 
     /// Indexes an entry by its server, when it became known after the entry was added.
-    pub fn index_server(&mut self, slot: u32) {
-        let Shard { slab, by_server, ambiguous, .. } = self;
-        let connection = &slab[slot as usize];
-        if connection.is_nat() && !connection.flags.template {
-            let hash = server_hash(connection);
-            if !*ambiguous {
-                let key = connection.server_key();
-                *ambiguous = by_server.find(hash, |slot| key.is_servers(&slab[*slot as usize])).is_some();
+    pub fn index_server(&mut self, slot: u32, bindings: &Bindings) {
+        let Some(entry) = self.slab.get(slot) else { return };
+        let binding = bindings.get(entry.binding);
+        if binding.method == ForwardingMethod::Nat && !entry.flags.template {
+            let key = server_key(entry, binding);
+            let fingerprint = key.fingerprint();
+            if !self.ambiguous {
+                let same = |entry: &Entry| key.is_servers(entry, bindings.get(entry.binding));
+                self.ambiguous = self.find_server(fingerprint, same).is_some();
             }
-            by_server.insert_unique(hash, slot, |slot| server_hash(&slab[*slot as usize]));
+            self.by_server.insert(fingerprint, slot);
         }
     }
 
-    fn unindex(&mut self, slot: u32) {
-        let connection = &self.slab[slot as usize];
-        if let Ok(entry) = self.by_client.find_entry(client_hash(connection), |other| *other == slot) {
-            entry.remove();
-        }
-        if connection.is_nat()
-            && !connection.flags.template
-            && let Ok(entry) = self.by_server.find_entry(server_hash(connection), |other| *other == slot)
-        {
-            entry.remove();
+    fn unindex(&mut self, slot: u32, bindings: &Bindings) {
+        let Some(entry) = self.slab.get(slot) else { return };
+        let binding = bindings.get(entry.binding);
+        self.by_client.remove(client_key(entry, binding).fingerprint(), slot);
+        if binding.method == ForwardingMethod::Nat && !entry.flags.template {
+            self.by_server.remove(server_key(entry, binding).fingerprint(), slot);
         }
     }
 
-    /// Takes out what [`Shard::add`] put in.
-    pub fn take_back(&mut self, slot: u32) {
-        if self.slab.get(slot as usize).is_some_and(|connection| connection.used) {
-            self.unindex(slot);
-            self.release(slot);
-        }
+    /// Takes out what [`Shard::add`] put in under that fingerprint, and nothing else has touched.
+    pub fn take_back(&mut self, fingerprint: Fingerprint, slot: u32) {
+        self.by_client.remove(fingerprint, slot);
+        self.release(slot);
     }
 
     fn release(&mut self, slot: u32) {
-        self.slab[slot as usize].used = false;
-        self.free.push(slot);
+        if let Some(entry) = self.slab.get_mut(slot) {
+            entry.used = false;
+            self.free.push(slot);
+        }
     }
 }
 
@@ -312,9 +352,21 @@ impl Table {
         self.no_client_port == 0 && self.strayed == 0 && self.bound == 0
     }
 
-    /// All shards, to work on each alone. Only while [`Table::is_plain`], and only with plain entries.
-    pub fn shards_mut(&mut self) -> &mut [Shard] {
-        &mut self.shards
+    /// All shards, to work on each alone, and the bindings of their entries. Only while [`Table::is_plain`], and only with plain
+    /// entries.
+    pub fn shards_mut(&mut self) -> (&mut [Shard], &Bindings) {
+        (&mut self.shards, &self.bindings)
+    }
+
+    /// The bindings of all entries.
+    pub fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// The number of a binding, for entries that are made in a shard. Those that no entry has may be forgotten when an entry is
+    /// put in otherwise.
+    pub fn bind(&mut self, binding: Binding) -> u32 {
+        self.bindings.number(binding)
     }
 
     fn shard(&self, id: ConnectionId) -> &Shard {
@@ -330,125 +382,171 @@ impl Table {
     }
 
     /// The entry, if it still lives.
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.shard(id).get(id)
+    pub fn get(&self, id: ConnectionId) -> Option<Connection> {
+        self.shard(id).get(id).map(|entry| self.whole(entry))
     }
 
-    /// The entry, if it still lives. Addresses and ports must not be changed here.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    /// The entry's own part, if it still lives. Addresses, ports and the binding must not be changed here.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Entry> {
         self.shard_mut(id).get_mut(id)
     }
 
+    fn whole(&self, entry: &Entry) -> Connection {
+        Connection::whole(entry, self.bindings.get(entry.binding))
+    }
+
+    /// How many entries that one controls.
+    pub fn controlled(&self, id: ConnectionId) -> u32 {
+        self.controlled.get(&id).copied().unwrap_or(0)
+    }
+
+    /// An entry has one more that it controls.
+    pub fn control(&mut self, id: ConnectionId) {
+        *self.controlled.entry(id).or_default() += 1;
+    }
+
+    /// An entry has one less that it controls.
+    pub fn uncontrol(&mut self, id: ConnectionId) {
+        if let Some(count) = self.controlled.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.controlled.remove(&id);
+            }
+        }
+    }
+
     /// All entries.
-    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.shards.iter().flat_map(|shard| {
-            shard
-                .slab
-                .iter()
-                .enumerate()
-                .filter(|(_, connection)| connection.used)
-                .map(|(slot, connection)| (ConnectionId::new(slot as u32, connection.generation), connection))
-        })
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, Connection)> {
+        let entries = self.shards.iter().flat_map(|shard| shard.slab.iter()).filter(|(_, entry)| entry.used);
+        entries.map(|(slot, entry)| (ConnectionId::new(slot, entry.generation), self.whole(entry)))
+    }
+
+    /// The number of a binding; when there are very many, those without entries are forgotten.
+    fn binding_number(&mut self, binding: Binding) -> u32 {
+        if self.bindings.are_too_many() {
+            let entries = self.shards.iter().flat_map(|shard| shard.slab.iter()).filter(|(_, entry)| entry.used);
+            self.bindings.keep(entries.map(|(_, entry)| entry.binding));
+        }
+        self.bindings.number(binding)
     }
 
     /// Puts an entry in. An entry with the same key is hidden from now on: the newer one wins.
-    pub fn insert(&mut self, mut connection: Connection) -> ConnectionId {
-        if !connection.flags.one_packet
-            && !connection.flags.by_data
-            && let Some(older) = self.find_same(&connection)
+    pub fn insert(&mut self, connection: &Connection) -> ConnectionId {
+        let binding = self.binding_number(connection.binding());
+        let mut entry = connection.entry(binding);
+        if !entry.flags.one_packet
+            && !entry.flags.by_data
+            && let Some(older) = self.find_same(&entry)
             && let Some(older) = self.get_mut(older)
         {
             older.flags.hidden = true;
-            connection.flags.covers = true;
+            entry.flags.covers = true;
         }
-        self.no_client_port += u32::from(connection.flags.no_client_port);
-        self.bound += u32::from(connection.control.is_some() || connection.flags.template);
-        let one_packet = connection.flags.one_packet;
-        let shard = &mut self.shards[usize::from(shard_of(connection.client, connection.client_port))];
-        let slot = shard.store(connection);
-        if !one_packet {
-            shard.index(slot);
+        self.no_client_port += u32::from(entry.flags.no_client_port);
+        self.bound += u32::from(entry.control.is_some() || entry.flags.template);
+        let shard = &mut self.shards[usize::from(shard_of(entry.client, entry.client_port))];
+        let slot = shard.store(entry);
+        if !entry.flags.one_packet {
+            shard.index(slot, &self.bindings);
         }
         shard.id(slot)
     }
 
     /// The entry that a new one with the same key hides.
-    fn find_same(&self, new: &Connection) -> Option<ConnectionId> {
-        self.find_by_client(&new.client_key(), |c| {
-            c.flags.template == new.flags.template && c.flags.no_client_port == new.flags.no_client_port
+    fn find_same(&self, new: &Entry) -> Option<ConnectionId> {
+        self.find_by_client(&client_key(new, self.bindings.get(new.binding)), |entry, _| {
+            entry.flags.template == new.flags.template && entry.flags.no_client_port == new.flags.no_client_port
         })
     }
 
     /// Looks in the client's shard, then among the strayed.
-    fn find_by_client(&self, key: &ClientKey, fits: impl Fn(&Connection) -> bool) -> Option<ConnectionId> {
-        let hash = key.hash();
+    fn find_by_client(&self, key: &ClientKey, fits: impl Fn(&Entry, &Binding) -> bool) -> Option<ConnectionId> {
+        let fingerprint = key.fingerprint();
         let find = |shard: &Shard| {
-            let fits = |slot: &u32| {
-                let c = &shard.slab[*slot as usize];
-                key.is_clients(c) && fits(c)
-            };
-            shard.by_client.find(hash, fits).map(|slot| shard.id(*slot))
+            let found = shard.by_client.find(fingerprint, |slot| {
+                shard.slab.get(slot).is_some_and(|entry| {
+                    let binding = self.bindings.get(entry.binding);
+                    key.is_clients(entry, binding) && fits(entry, binding)
+                })
+            });
+            found.map(|slot| shard.id(slot))
         };
         find(self.home(key.client, key.client_port))
             .or_else(|| if self.strayed > 0 { find(self.home(key.client, 0)) } else { None })
     }
 
     fn find_by_server(&self, key: &ClientKey) -> Option<ConnectionId> {
-        let hash = key.hash();
-        let find = |shard: &Shard| shard.find_server(key, hash).map(|slot| shard.id(slot));
+        let fingerprint = key.fingerprint();
+        let find = |shard: &Shard| {
+            let fits = |entry: &Entry| key.is_servers(entry, self.bindings.get(entry.binding));
+            shard.find_server(fingerprint, fits).map(|slot| shard.id(slot))
+        };
         find(self.home(key.client, key.client_port))
             .or_else(|| if self.strayed > 0 { find(self.home(key.client, 0)) } else { None })
     }
 
+    fn unindex(&mut self, id: ConnectionId) {
+        self.shards[(id.generation >> SHARD_SHIFT) as usize % SHARDS].unindex(id.slot(), &self.bindings);
+    }
+
+    fn index(&mut self, id: ConnectionId) {
+        self.shards[(id.generation >> SHARD_SHIFT) as usize % SHARDS].index(id.slot(), &self.bindings);
+    }
+
     /// Takes an entry out.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
-        let shard = self.shard_mut(id);
-        let connection = shard.get(id)?.clone();
-        if !connection.flags.one_packet && !connection.flags.detached {
-            shard.unindex(id.slot());
+        let entry = *self.shard(id).get(id)?;
+        if !entry.flags.one_packet && !entry.flags.detached {
+            self.unindex(id);
         }
-        shard.release(id.slot());
-        if connection.flags.covers && !connection.flags.hidden {
-            self.uncover(&connection);
+        self.shard_mut(id).release(id.slot());
+        if entry.flags.covers && !entry.flags.hidden {
+            self.uncover(&entry);
         }
-        self.no_client_port -= u32::from(connection.flags.no_client_port);
-        self.bound -= u32::from(connection.control.is_some() || connection.flags.template);
-        self.strayed -= u32::from(self.has_strayed(id, &connection));
-        Some(connection)
+        self.controlled.remove(&id);
+        self.no_client_port -= u32::from(entry.flags.no_client_port);
+        self.bound -= u32::from(entry.control.is_some() || entry.flags.template);
+        self.strayed -= u32::from(self.has_strayed(id, &entry));
+        Some(self.whole(&entry))
     }
 
     /// Shows the entry again that a removed one hid.
-    fn uncover(&mut self, removed: &Connection) {
-        let same = |c: &Connection| {
-            c.flags.hidden
-                && (c.flags.template, c.flags.no_client_port) == (removed.flags.template, removed.flags.no_client_port)
-                && (c.protocol, c.client_port, c.virtual_port) == (removed.protocol, removed.client_port, removed.virtual_port)
-                && (c.client, c.virtual_address) == (removed.client, removed.virtual_address)
+    fn uncover(&mut self, removed: &Entry) {
+        let key = client_key(removed, self.bindings.get(removed.binding));
+        let fingerprint = key.fingerprint();
+        let bindings = &self.bindings;
+        let same = |entry: &Entry| {
+            let shown = Entry { flags: super::Flags { hidden: false, ..entry.flags }, ..*entry };
+            entry.flags.hidden
+                && (entry.flags.template, entry.flags.no_client_port) == (removed.flags.template, removed.flags.no_client_port)
+                && key.is_clients(&shown, bindings.get(entry.binding))
         };
-        let hash = client_hash(removed);
         for port in [removed.client_port, 0] {
             let shard = &mut self.shards[usize::from(shard_of(removed.client, port))];
-            let found = shard.by_client.iter_hash(hash).copied().filter(|slot| same(&shard.slab[*slot as usize]));
-            if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot)) {
-                shard.slab[slot as usize].flags.hidden = false;
+            let found = shard.by_client.all(fingerprint).filter(|slot| shard.slab.get(*slot).is_some_and(&same));
+            if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot))
+                && let Some(entry) = shard.slab.get_mut(slot)
+            {
+                entry.flags.hidden = false;
+                // It may hide older ones that it never met: they were detached when it came.
+                entry.flags.covers = true;
                 return;
             }
         }
     }
 
     /// Takes an entry out of the indices; it stays until it is removed or attached again. None if it is detached already.
-    pub fn detach(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let shard = self.shard_mut(id);
-        let flags = shard.get(id)?.flags;
+    pub fn detach(&mut self, id: ConnectionId) -> Option<&mut Entry> {
+        let flags = self.shard(id).get(id)?.flags;
         if flags.detached || flags.one_packet {
             return None;
         }
-        shard.unindex(id.slot());
-        let connection = shard.get_mut(id)?;
-        connection.flags.hidden = true;
-        connection.flags.detached = true;
-        connection.flags.covers = false;
-        let detached = connection.clone();
+        self.unindex(id);
+        let entry = self.get_mut(id)?;
+        entry.flags.hidden = true;
+        entry.flags.detached = true;
+        entry.flags.covers = false;
+        let detached = *entry;
         if flags.covers && !flags.hidden {
             self.uncover(&detached);
         }
@@ -457,51 +555,50 @@ impl Table {
 
     /// Puts a detached entry into the indices again; a newer one with the same key still wins.
     pub fn attach(&mut self, id: ConnectionId) {
-        let Some(connection) = self.get(id).filter(|connection| connection.flags.detached) else { return };
-        let born = connection.born;
-        let visible = self.find_same(connection);
+        let Some(entry) = self.shard(id).get(id).filter(|entry| entry.flags.detached).copied() else { return };
+        let visible = self.find_same(&entry);
         let mut newer = false;
         if let Some(visible) = visible.and_then(|visible| self.get_mut(visible)) {
-            newer = visible.born.wrapping_sub(born) < u32::MAX / 2;
+            newer = visible.born.wrapping_sub(entry.born) < u32::MAX / 2;
             if newer { visible.flags.covers = true } else { visible.flags.hidden = true }
         }
-        let shard = self.shard_mut(id);
-        if let Some(connection) = shard.get_mut(id) {
-            connection.flags.hidden = newer;
-            connection.flags.covers |= visible.is_some() && !newer;
-            connection.flags.detached = false;
+        if let Some(entry) = self.get_mut(id) {
+            entry.flags.hidden = newer;
+            entry.flags.covers |= visible.is_some() && !newer;
+            entry.flags.detached = false;
         }
-        shard.index(id.slot());
+        self.index(id);
     }
 
-    fn has_strayed(&self, id: ConnectionId, connection: &Connection) -> bool {
-        self.shard(id).number != u32::from(shard_of(connection.client, connection.client_port))
+    fn has_strayed(&self, id: ConnectionId, entry: &Entry) -> bool {
+        self.shard(id).number != u32::from(shard_of(entry.client, entry.client_port))
     }
 
     /// Changes an entry's addresses or ports; it counts as the newest under its new key. It stays in its shard.
     pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
-        let Some(old) = self.get(id).filter(|connection| !connection.flags.detached).cloned() else { return };
-        self.shard_mut(id).unindex(id.slot());
+        let Some(old) = self.shard(id).get(id).filter(|entry| !entry.flags.detached).copied() else { return };
+        self.unindex(id);
         if old.flags.covers && !old.flags.hidden {
             self.uncover(&old);
         }
+        let mut changed = self.whole(&old);
+        change(&mut changed);
         let shard = self.shard_mut(id);
         let born = shard.born;
         shard.born = born.wrapping_add(1);
-        let Some(connection) = shard.get_mut(id) else { return };
-        change(connection);
-        connection.born = born;
-        connection.flags.hidden = false;
-        connection.flags.covers = false;
-        let new = connection.clone();
+        let mut new = changed.entry(self.binding_number(changed.binding()));
+        (new.generation, new.born) = (old.generation, born);
+        new.flags.hidden = false;
+        new.flags.covers = false;
         if let Some(older) = self.find_same(&new).and_then(|older| self.get_mut(older)) {
             older.flags.hidden = true;
-            if let Some(connection) = self.get_mut(id) {
-                connection.flags.covers = true;
-            }
+            new.flags.covers = true;
         }
-        self.shard_mut(id).index(id.slot());
-        let strayed = |connection| u32::from(self.has_strayed(id, connection));
+        if let Some(entry) = self.get_mut(id) {
+            *entry = new;
+        }
+        self.index(id);
+        let strayed = |entry| u32::from(self.has_strayed(id, entry));
         let (before, after) = (strayed(&old), strayed(&new));
         self.strayed = self.strayed - before + after;
         self.no_client_port -= u32::from(old.flags.no_client_port);
@@ -518,14 +615,18 @@ impl Table {
     }
 
     fn find_in(&self, flow: &FlowKey, client_port: u16, no_client_port: bool) -> Option<ConnectionId> {
-        self.find_by_client(&ClientKey::of(flow, client_port), |c| c.flags.no_client_port == no_client_port && !c.flags.template)
+        self.find_by_client(&ClientKey::of(flow, client_port), |entry, _| {
+            entry.flags.no_client_port == no_client_port && !entry.flags.template
+        })
     }
 
     /// The connection of a packet from a real server (section 3.3, "Out"): by the server's own address under NAT, by the
     /// virtual address otherwise.
     pub fn lookup_out(&self, flow: &FlowKey) -> Option<ConnectionId> {
         let key = ClientKey::of_answer(flow);
-        self.find_by_server(&key).or_else(|| self.find_by_client(&key, |c| !c.flags.template && !c.is_nat()))
+        self.find_by_server(&key).or_else(|| {
+            self.find_by_client(&key, |entry, binding| !entry.flags.template && binding.method != ForwardingMethod::Nat)
+        })
     }
 
     /// The template with that key.
@@ -537,7 +638,7 @@ impl Table {
         virtual_port: u16,
     ) -> Option<ConnectionId> {
         let key = ClientKey { protocol: protocol.0, client, client_port: 0, other: virtual_address, other_port: virtual_port };
-        self.find_by_client(&key, |c| c.flags.template && !c.flags.by_data)
+        self.find_by_client(&key, |entry, _| entry.flags.template && !entry.flags.by_data)
     }
 }
 

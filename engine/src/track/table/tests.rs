@@ -54,7 +54,7 @@ fn flow(client: IpAddr, port: u16, other: IpAddr) -> FlowKey {
 
 /// What the kernel's one list would give: the newest entry that fits.
 fn newest(naive: &[(ConnectionId, bool)], table: &Table, fits: impl Fn(&Connection) -> bool) -> Option<ConnectionId> {
-    let found = naive.iter().rev().find(|(id, detached)| !detached && table.get(*id).is_some_and(&fits));
+    let found = naive.iter().rev().find(|(id, detached)| !detached && table.get(*id).is_some_and(|c| fits(&c)));
     found.map(|(id, _)| *id)
 }
 
@@ -78,7 +78,7 @@ proptest! {
                     // Servers of their own: a strayed entry and one at home are not told apart by age.
                     let server = if open { STRAYED_SERVER } else { server };
                     let connection = entry(&key, address(3, server, wide), nat, template, open && !template);
-                    naive.push((table.insert(connection), false));
+                    naive.push((table.insert(&connection), false));
                 }
                 Step::Remove(which) if which < naive.len() => {
                     prop_assert!(table.remove(naive.remove(which).0).is_some());
@@ -149,9 +149,9 @@ fn an_old_id_names_nothing_new() {
     let mut table = Table::default();
     let key =
         ClientKey { protocol: 6, client: address(1, 1, false), client_port: 1, other: address(2, 1, false), other_port: 80 };
-    let old = table.insert(entry(&key, address(3, 1, false), true, false, false));
+    let old = table.insert(&entry(&key, address(3, 1, false), true, false, false));
     table.remove(old);
-    let new = table.insert(entry(&key, address(3, 1, false), true, false, false));
+    let new = table.insert(&entry(&key, address(3, 1, false), true, false, false));
     assert_ne!(old, new);
     assert!(table.get(old).is_none() && table.get(new).is_some());
 }
@@ -159,4 +159,22 @@ fn an_old_id_names_nothing_new() {
 #[test]
 fn an_entry_is_compact() {
     assert!(size_of::<Connection>() <= 128, "{}", size_of::<Connection>());
+}
+
+#[test]
+fn an_entry_that_was_detached_is_shown_again_when_all_newer_ones_are_gone() {
+    let mut table = Table::default();
+    let key =
+        ClientKey { protocol: 6, client: address(1, 0, false), client_port: 1, other: address(2, 0, false), other_port: 80 };
+    let connection = entry(&key, address(3, 0, false), false, false, false);
+    let oldest = table.insert(&connection);
+    table.detach(oldest);
+    let [second, third] = [(); 2].map(|()| table.insert(&connection));
+    table.attach(oldest);
+    let flow = flow(key.client, 1, key.other);
+    assert_eq!(table.lookup_in(&flow), Some(third));
+    table.remove(third);
+    assert_eq!(table.lookup_in(&flow), Some(second));
+    table.remove(second);
+    assert_eq!(table.lookup_in(&flow), Some(oldest));
 }
