@@ -7,13 +7,15 @@ use crate::config::Protocol;
 use crate::packet::icmp;
 use crate::packet::sctp::chunk;
 use crate::packet::tcp::flags;
+use crate::packet::udp;
 use crate::rewrite::nat::{self, Change, End};
+use crate::rewrite::sip;
 use crate::track::{ConnectionId, Direction, TransportEvent};
 use crate::verdict::{DropReason, Refusal, Verdict};
 
 impl Director {
     /// The out hook.
-    pub(super) fn answer_hook(&mut self, out: &mut Output, packet: &mut Packet, _hook: Hook) -> Hooked {
+    pub(super) fn answer_hook(&mut self, out: &mut Output, packet: &mut Packet, hook: Hook) -> Hooked {
         if packet.is_icmp() {
             return self.related_from_server(packet);
         }
@@ -25,6 +27,12 @@ impl Director {
             return self.answer(packet, id);
         }
         let protocol = Protocol(flow.protocol);
+        if protocol == Protocol::UDP && hook != Hook::LocalIn && !packet.headers.is_later_fragment() {
+            let call_id = packet.transport().get(udp::HEADER_LEN..).and_then(sip::call_id);
+            if let Some(id) = self.ipvs.open_from_server(&flow, call_id, packet.time) {
+                return self.answer(packet, id);
+            }
+        }
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         if has_ports && self.host.sysctls.vs.nat_icmp_send && self.ipvs.has_real_service(protocol, flow.source, flow.source_port)
         {

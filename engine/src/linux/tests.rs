@@ -4,8 +4,9 @@
 
 use super::Director;
 use crate::config::{
-    Address, AddressScope, Command, DirectorConfig, ForwardingMethod, Interface, InterfaceId, MacAddr, NeighbourEntry, Protocol,
-    SchedulerKind, ServerKey, ServerSettings, ServiceKey, ServiceSettings, Tunnel, TunnelChecksum, TunnelKind,
+    Address, AddressScope, Command, DirectorConfig, ForwardingMethod, Interface, InterfaceId, MacAddr, NeighbourEntry,
+    Persistence, PersistenceEngine, Protocol, SchedulerKind, ServerKey, ServerSettings, ServiceKey, ServiceSettings, Tunnel,
+    TunnelChecksum, TunnelKind,
 };
 use crate::director::Arrival;
 use crate::draws::Draws;
@@ -14,7 +15,7 @@ use crate::packet::ethernet::{self, ether_type};
 use crate::packet::ipv4::Ipv4Fields;
 use crate::packet::ipv6::Ipv6Fields;
 use crate::packet::tcp::{TcpFields, flags};
-use crate::packet::{Ethernet, Headers, Tcp, checksum, icmp, put16};
+use crate::packet::{Ethernet, Headers, Tcp, checksum, icmp, put16, udp};
 use crate::time::Nanos;
 use crate::verdict::{LocalAnswer, Refusal, Verdict};
 use proptest::prelude::*;
@@ -317,4 +318,36 @@ fn ipv6_packets_that_turn_back_cause_redirects() {
     );
     let more = (0..9).map(|_| redirects(&mut director, &mut out).len()).sum::<usize>();
     assert_eq!(more, 5, "six in a burst");
+}
+
+/// Section 7.4: a datagram that a SIP server sends first leaves as the service's, if it says which call it is about.
+#[test]
+fn a_sip_server_calls_first() {
+    let mut director = director(ForwardingMethod::Nat);
+    let mut out = Output::default();
+    let service = ServiceKey::Address { protocol: Protocol::UDP, address: ip(VIP), port: 5060 };
+    let settings = ServiceSettings {
+        scheduler: SchedulerKind::Rr,
+        persistence: Some(Persistence { timeout: 300, prefix_len: 32 }),
+        persistence_engine: Some(PersistenceEngine::Sip),
+        ..ServiceSettings::default()
+    };
+    let server = ServerKey { address: ip(RIP), port: 5060 };
+    let of_server = ServerSettings { method: ForwardingMethod::Nat, weight: 1, upper_threshold: 0, lower_threshold: 0 };
+    director.carry_out(&Command::AddService { service: service.clone(), settings }, Nanos(0), &mut out).unwrap();
+    director.carry_out(&Command::AddServer { service, server, settings: of_server }, Nanos(0), &mut out).unwrap();
+    let mut source_of = |message: &[u8]| {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (ip(RIP), ip(CIP)) else { unreachable!("IPv4") };
+        let length = 8 + message.len() as u16;
+        let fields =
+            Ipv4Fields { tos: 0, total_len: 20 + length, id: 7, dont_fragment: true, ttl: 64, protocol: 17, source, destination };
+        let mut packet = fields.header().to_vec();
+        packet.extend_from_slice(&udp::header(5060, 5060, length));
+        packet.extend_from_slice(message);
+        receive(&mut director, &mut out, 1, &frame(INSIDE, SERVER, &packet));
+        Headers::of(&out.frames().next().unwrap().bytes[14..]).unwrap().source
+    };
+    assert_eq!(source_of(b"OPTIONS sip:x SIP/2.0\r\n\r\n"), ip(RIP), "routed as any other");
+    assert_eq!(source_of(b"OPTIONS sip:x SIP/2.0\r\nCall-ID: a\r\n\r\n"), ip(VIP));
+    assert_eq!(source_of(b"OPTIONS sip:x SIP/2.0\r\n\r\n"), ip(VIP), "the connection is known now");
 }
