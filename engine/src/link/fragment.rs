@@ -31,6 +31,8 @@ pub struct Whole {
     pub longest: usize,
     /// The longest fragment had "don't fragment" set, so that the datagram has.
     pub dont_fragment: bool,
+    /// Lengths of the fragments' data, in the datagram's order.
+    pub parts: Vec<usize>,
 }
 
 /// What became of a fragment.
@@ -84,6 +86,8 @@ pub struct Fragments {
 
 /// net.ipv4.ipfrag_high_thresh: 4 MiB.
 const MAX_BYTES: usize = 4 << 20;
+/// An IPv6 fragment header.
+const FRAGMENT_HEADER_LEN: usize = 8;
 /// What the kernel counts for a fragment at least.
 const OVERHEAD: usize = 512;
 
@@ -297,6 +301,10 @@ impl Datagram {
         Ok(())
     }
 
+    fn part_lengths(&self) -> Vec<usize> {
+        self.parts.iter().map(|(_, data)| data.len()).collect()
+    }
+
     fn body(&self) -> impl Iterator<Item = u8> + '_ {
         self.parts.iter().flat_map(|(_, data)| data.iter().copied())
     }
@@ -323,7 +331,7 @@ fn finish_v4(datagram: Datagram) -> Option<Whole> {
     view.set_total_len(len);
     view.set_flags_and_offset(if dont_fragment { ipv4::DONT_FRAGMENT } else { 0 });
     view.fill_checksum();
-    Some(Whole { packet, longest: datagram.longest, dont_fragment })
+    Some(Whole { packet, longest: datagram.longest, dont_fragment, parts: datagram.part_lengths() })
 }
 
 fn finish_v6(datagram: Datagram) -> Option<Whole> {
@@ -333,7 +341,7 @@ fn finish_v6(datagram: Datagram) -> Option<Whole> {
     packet.extend(datagram.body());
     let len = u16::try_from(packet.len() - ipv6::HEADER_LEN).ok()?;
     Ipv6::new_checked(&mut packet[..]).ok()?.set_payload_len(len);
-    Some(Whole { packet, longest: datagram.longest, dont_fragment: false })
+    Some(Whole { packet, longest: datagram.longest, dont_fragment: false, parts: datagram.part_lengths() })
 }
 
 /// Cuts an IPv4 packet into fragments of at most `limit` bytes and hands each to `emit`. The packet's own offset and flags
@@ -383,19 +391,41 @@ fn blank_uncopied_options(header: &mut [u8]) {
     }
 }
 
-/// Cuts an IPv6 packet into fragments of at most `limit` bytes with that identification.
-pub fn cut_v6(packet: &[u8], limit: usize, id: u32, mut emit: impl FnMut(&[u8])) {
+/// How an IPv6 packet leaves in fragments of at most `limit` bytes: the lengths of their data. A packet that was put together
+/// from `parts` leaves in these again if they still can be fragments; what the packet grew by, a tunnel's headers, is the
+/// first one's. Give no `parts` where the kernel has no room left before them for headers, and it cuts anew.
+pub fn cuts_v6(packet: &[u8], limit: usize, parts: &[usize]) -> Vec<usize> {
+    let Some((_, unfragmentable)) = unfragmentable_part(packet) else { return Vec::new() };
+    let body = packet.len() - unfragmentable;
+    let room = limit.saturating_sub(unfragmentable + FRAGMENT_HEADER_LEN);
+    if let [_, later @ .., last] = parts
+        && let Some(first) = body.checked_sub(later.iter().sum::<usize>() + last)
+    {
+        let fits = |len: &usize| (1..=room).contains(len) && len % 8 == 0;
+        if fits(&first) && later.iter().all(fits) && *last <= room {
+            return [&[first], later, &[*last]].concat();
+        }
+    }
+    let mut cuts = Vec::new();
+    let mut rest = body;
+    while rest > room && room >= 8 {
+        cuts.push(room & !7);
+        rest -= room & !7;
+    }
+    if rest <= room {
+        cuts.push(rest);
+    }
+    cuts
+}
+
+/// Cuts an IPv6 packet into fragments of these lengths with that identification, and hands each to `emit`.
+pub fn cut_v6(packet: &[u8], cuts: &[usize], id: u32, mut emit: impl FnMut(&[u8])) {
     let Some((number_at, unfragmentable)) = unfragmentable_part(packet) else { return };
     let body = &packet[unfragmentable..];
-    let room = limit.saturating_sub(unfragmentable + 8) & !7;
-    if room == 0 {
-        return;
-    }
-    let mut piece = Vec::with_capacity(limit);
+    let mut piece = Vec::new();
     let mut at = 0;
-    while at < body.len() {
-        let rest = body.len() - at;
-        let take = if rest <= limit - unfragmentable - 8 { rest } else { room };
+    for take in cuts {
+        let Some(data) = body.get(at..at + take) else { return };
         let more = at + take < body.len();
         piece.clear();
         piece.extend_from_slice(&packet[..unfragmentable]);
@@ -405,7 +435,7 @@ pub fn cut_v6(packet: &[u8], limit: usize, id: u32, mut emit: impl FnMut(&[u8]))
         piece.extend_from_slice(&[next, 0]);
         piece.extend_from_slice(&word.to_be_bytes());
         piece.extend_from_slice(&id.to_be_bytes());
-        piece.extend_from_slice(&body[at..at + take]);
+        piece.extend_from_slice(data);
         let len = (piece.len() - ipv6::HEADER_LEN) as u16;
         if let Ok(mut view) = Ipv6::new_checked(&mut piece[..]) {
             view.set_payload_len(len);
@@ -491,6 +521,22 @@ mod tests {
         assert_eq!((expired.time, expired.first), (Nanos::from_secs(30), Some(all[0].clone())));
     }
 
+    #[test]
+    fn v6_leaves_as_it_came_if_it_can() {
+        let packet = |body: usize| {
+            let mut bytes = vec![0x60; ipv6::HEADER_LEN + body];
+            bytes[6] = 17;
+            bytes
+        };
+        let parts = [856, 856, 796];
+        assert_eq!(cuts_v6(&packet(2508), 1280, &parts), parts);
+        assert_eq!(cuts_v6(&packet(2548), 1280, &parts), [896, 856, 796], "in an IPIP tunnel");
+        assert_eq!(cuts_v6(&packet(2560), 1280, &parts), [1232, 1232, 96], "52 bytes of a GUE tunnel are no whole units");
+        assert_eq!(cuts_v6(&packet(2508), 1280, &[]), [1232, 1232, 44]);
+        assert_eq!(cuts_v6(&packet(2508), 800, &parts), [752, 752, 752, 252], "too long");
+        assert_eq!(cuts_v6(&packet(608), 1280, &[608]), [608]);
+    }
+
     proptest! {
         #[test]
         fn cut_and_joined(body in 1usize..9000, limit in 68usize..1600, order: u64, dont_fragment: bool) {
@@ -501,6 +547,7 @@ mod tests {
             let longest = all.iter().map(Vec::len).max().unwrap();
             if all.len() > 1 {
                 let len = all.len();
+                let parts = all.iter().map(|piece| piece.len() - 20).collect();
                 for index in 0..len {
                     all.swap(index, (order as usize).wrapping_add(index * 7) % len);
                 }
@@ -510,7 +557,7 @@ mod tests {
                     prop_assert_eq!(&last, &Reassembly::Waits);
                     last = add(&mut table, piece);
                 }
-                prop_assert_eq!(last, Reassembly::Whole(Whole { packet: whole, longest, dont_fragment }));
+                prop_assert_eq!(last, Reassembly::Whole(Whole { packet: whole, longest, dont_fragment, parts }));
                 prop_assert_eq!(table.bytes, 0);
             }
         }
@@ -524,7 +571,8 @@ mod tests {
             whole.extend_from_slice(&[17, 0, 1, 4, 0, 0, 0, 0]);
             whole.extend((0..body).map(|byte| byte as u8));
             let mut all = Vec::new();
-            cut_v6(&whole, limit, 9, |piece| all.push(piece.to_vec()));
+            cut_v6(&whole, &cuts_v6(&whole, limit, &[]), 9, |piece| all.push(piece.to_vec()));
+            prop_assert!(all.iter().all(|piece| piece.len() <= limit));
             let mut table = Fragments::default();
             let mut last = Reassembly::Waits;
             for piece in all.iter().rev() {

@@ -38,10 +38,19 @@ impl Director {
             6 => self.local_tcp(out, &packet),
             17 => self.local_udp(out, &packet),
             132 => self.local_sctp(out, &packet),
+            protocol @ (4 | 41) => self.local_tunnelled(out, &packet, if protocol == 4 { 20 } else { 40 }),
             47 if packet.is_v4() => self.local_gre(out, &packet),
             ipv6::next_header::NONE if !packet.is_v4() => dropped(DropReason::Unanswered),
             _ => self.unknown_protocol(out, &packet),
         }
+    }
+
+    /// IP in IP without a tunnel for it: as with GRE, the protocol is known, but nobody takes it.
+    fn local_tunnelled(&mut self, out: &mut Output, packet: &Packet, needed: usize) -> Verdict {
+        if packet.transport_len() < needed {
+            return dropped(DropReason::TransportTruncated);
+        }
+        self.refuse_port(out, packet)
     }
 
     fn unknown_protocol(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
@@ -64,8 +73,7 @@ impl Director {
         if flags & NEVER != 0 {
             return dropped(DropReason::Unanswered);
         }
-        let sent = self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::PORT_UNREACHABLE, 0);
-        if sent { Verdict::Refused(Refusal::PortUnreachable) } else { dropped(DropReason::RateLimited) }
+        self.refuse_port(out, packet)
     }
 
     /// Whether the transport checksum is right; one that can't be computed because the capture was cut counts as right.
@@ -150,6 +158,10 @@ impl Director {
         if unsummed && !packet.is_v4() || !unsummed && !Director::transport_checksum_is_right(packet, view.length()) {
             return dropped(DropReason::BadTransportChecksum);
         }
+        self.refuse_port(out, packet)
+    }
+
+    fn refuse_port(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
         let sent = if packet.is_v4() {
             self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::PORT_UNREACHABLE, 0)
         } else {
@@ -201,8 +213,8 @@ impl Director {
             return Verdict::Local(LocalAnswer::Taken);
         }
         let mut message = packet.transport().to_vec();
+        // The request's code goes back as it came.
         message[0] = icmp::v6::ECHO_REPLY;
-        message[1] = 0;
         if let (IpAddr::V6(source), IpAddr::V6(destination)) = packet.addresses() {
             icmp::fill_checksum_v6(&mut message, destination, source);
         }

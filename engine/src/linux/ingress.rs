@@ -206,7 +206,7 @@ impl Director {
         match self.host.fragments.add_v6(packet.time, lifetime, place::IPV6, arrival, &packet.bytes, found) {
             Reassembly::Whole(whole) => {
                 let headers = packet.headers;
-                let mut joined = Packet { bytes: whole.packet, longest: whole.longest, headers, ..packet };
+                let mut joined = Packet { bytes: whole.packet, longest: whole.longest, parts: whole.parts, headers, ..packet };
                 joined.reread();
                 Ok(joined)
             }

@@ -4,7 +4,7 @@
 use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
 use crate::draws::Draw;
-use crate::link::fragment::{cut_v4, cut_v6, unfragmentable_part};
+use crate::link::fragment::{cut_v4, cut_v6, cuts_v6, unfragmentable_part};
 use crate::link::neighbour::{Failure, Waiting};
 use crate::link::resolution::Sent;
 use crate::link::route::{Hop, Way};
@@ -140,7 +140,10 @@ impl Director {
         } else {
             let draw = Draw::Ipv6FragmentId(self.drawn.fragment_ids);
             self.drawn.fragment_ids += 1;
-            cut_v6(&packet.bytes, limit, self.draws.value(draw) as u32, |piece| pieces.push(piece.to_vec()));
+            // A received fragment has room before it for one tag at most.
+            let nested = self.host.links.get(hop.interface).tags.len() > 1;
+            let cuts = cuts_v6(&packet.bytes, limit, if nested { &[] } else { &packet.parts });
+            cut_v6(&packet.bytes, &cuts, self.draws.value(draw) as u32, |piece| pieces.push(piece.to_vec()));
             let at = unfragmentable_part(&packet.bytes).map_or(40, |(_, at)| at);
             drawn.iter_mut().filter(|field| usize::from(field.offset) >= at).for_each(|field| shift(field, 8));
             drawn.push(DrawnField::value(draw, at + 4, 4));

@@ -25,6 +25,8 @@ pub struct Packet {
     pub longest: usize,
     /// It was put together from fragments of which the longest had "don't fragment".
     pub longest_dont_fragment: bool,
+    /// Lengths of the data of the IPv6 fragments that it was put together from, in order.
+    pub parts: Vec<usize>,
     /// Firewall mark.
     pub mark: u32,
     /// When it arrived or was made.
@@ -56,6 +58,7 @@ impl Packet {
             local: false,
             longest: 0,
             longest_dont_fragment: false,
+            parts: Vec::new(),
             mark: 0,
             time,
             drawn: Vec::new(),

@@ -351,3 +351,36 @@ fn a_sip_server_calls_first() {
     assert_eq!(source_of(b"OPTIONS sip:x SIP/2.0\r\nCall-ID: a\r\n\r\n"), ip(VIP));
     assert_eq!(source_of(b"OPTIONS sip:x SIP/2.0\r\n\r\n"), ip(VIP), "the connection is known now");
 }
+
+fn ipv6(next_header: u8, message: &[u8]) -> Vec<u8> {
+    let (IpAddr::V6(source), IpAddr::V6(destination)) = (ip("2001:db8:200::2"), ip("2001:db8:200::1")) else {
+        unreachable!("IPv6")
+    };
+    let payload_len = message.len() as u16;
+    let fields = Ipv6Fields { traffic_class: 0, flow_label: 0, payload_len, next_header, hop_limit: 64, source, destination };
+    let mut packet = Vec::new();
+    fields.write(&mut packet);
+    packet.extend_from_slice(message);
+    if next_header == 58 {
+        icmp::fill_checksum_v6(&mut packet[40..], source, destination);
+    }
+    packet
+}
+
+#[test]
+fn the_stack_answers_ipv6() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    let mut answer_to = |next_header, message: &[u8]| {
+        let verdict = receive(&mut director, &mut out, 0, &frame(DIRECTOR, CLIENT, &ipv6(next_header, message)));
+        let answer = out.frames().next().map(|sent| (sent.bytes[54], sent.bytes[55]));
+        (verdict, answer)
+    };
+    let echo = answer_to(58, &[icmp::v6::ECHO, 7, 0, 0, 0, 1, 0, 2]);
+    assert_eq!(echo, (Verdict::Local(LocalAnswer::EchoReply), Some((icmp::v6::ECHO_REPLY, 7))), "the code goes back");
+    let refused = Verdict::Refused(Refusal::PortUnreachable);
+    assert_eq!(answer_to(41, &[0x60; 40]), (refused, Some((1, 4))), "IP in IP is known, but there is no tunnel");
+    assert_eq!(answer_to(4, &[0x45; 20]), (refused, Some((1, 4))));
+    assert_eq!(answer_to(4, &[0x45; 19]).1, None);
+    assert_eq!(answer_to(50, &[0; 8]), (Verdict::Refused(Refusal::ProtocolUnreachable), Some((4, 1))));
+}
