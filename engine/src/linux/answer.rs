@@ -39,7 +39,9 @@ impl Director {
             17 => self.local_udp(out, &packet),
             132 => self.local_sctp(out, &packet),
             protocol @ (4 | 41) => self.local_tunnelled(out, &packet, if protocol == 4 { 20 } else { 40 }),
-            47 if packet.is_v4() => self.local_gre(out, &packet),
+            47 => self.local_gre(out, &packet),
+            // IGMP for a host that is no multicast router: read, never answered.
+            2 if packet.is_v4() => Verdict::Local(LocalAnswer::Taken),
             ipv6::next_header::NONE if !packet.is_v4() => dropped(DropReason::Unanswered),
             _ => self.unknown_protocol(out, &packet),
         }

@@ -382,5 +382,7 @@ fn the_stack_answers_ipv6() {
     assert_eq!(answer_to(41, &[0x60; 40]), (refused, Some((1, 4))), "IP in IP is known, but there is no tunnel");
     assert_eq!(answer_to(4, &[0x45; 20]), (refused, Some((1, 4))));
     assert_eq!(answer_to(4, &[0x45; 19]).1, None);
+    assert_eq!(answer_to(47, &[0, 0, 0x86, 0xdd]), (refused, Some((1, 4))));
+    assert_eq!(answer_to(47, &[0, 7, 0x86, 0xdd]).1, None, "a version that nobody knows");
     assert_eq!(answer_to(50, &[0; 8]), (Verdict::Refused(Refusal::ProtocolUnreachable), Some((4, 1))));
 }

@@ -9,7 +9,7 @@ use crate::draws::Draws;
 use crate::packet::FlowKey;
 use crate::schedule::{Candidate, Wanted};
 use crate::time::Nanos;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// FTP data entries wait so many seconds in LISTEN.
 const LISTEN_TIMEOUT: u32 = 120;
@@ -117,22 +117,25 @@ impl Ipvs {
             return Err(Unscheduled::NoServer);
         }
         let one_packet = settings.one_packet && flow.protocol == Protocol::UDP.0;
-        let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
+        let server = self.choose(service, &opening, draws).ok_or(Unscheduled::NoServer)?;
         let port = self.services.servers[server as usize].key.port;
         let server_port = if port != 0 { port } else { flow.destination_port };
         Ok(self.connect(service, server, &flow, server_port, one_packet, None))
     }
 
-    /// Asks the service's scheduler.
-    pub(super) fn choose(&mut self, service: u32, flow: &FlowKey, now: Nanos, draws: &Draws) -> Option<u32> {
+    /// Asks the service's scheduler. A packet that an ICMP error quotes goes the other way: the schedulers that look at the
+    /// destination find the client there.
+    pub(super) fn choose(&mut self, service: u32, opening: &Opening<'_>, draws: &Draws) -> Option<u32> {
+        let Opening { flow, now, .. } = opening;
         if !self.observations.is_empty()
-            && let Some(server) = self.observed(service, flow, now)
+            && let Some(server) = self.observed(service, flow, *now)
         {
             return Some(server);
         }
         let mut candidates = std::mem::take(&mut self.candidates);
         self.services.candidates(service, &mut candidates);
-        let chosen = self.choose_among(&candidates, service, flow, now, draws);
+        let destination = if opening.from_icmp { flow.source } else { flow.destination };
+        let chosen = self.choose_towards(&candidates, service, flow, destination, *now, draws);
         self.candidates = candidates;
         chosen
     }
@@ -146,6 +149,18 @@ impl Ipvs {
         now: Nanos,
         draws: &Draws,
     ) -> Option<u32> {
+        self.choose_towards(candidates, service, flow, flow.destination, now, draws)
+    }
+
+    fn choose_towards(
+        &mut self,
+        candidates: &[Candidate],
+        service: u32,
+        flow: &FlowKey,
+        destination: IpAddr,
+        now: Nanos,
+        draws: &Draws,
+    ) -> Option<u32> {
         let vs = &self.sysctls.vs;
         let entry = &mut self.services.all[service as usize];
         let expiration = match entry.settings.scheduler {
@@ -155,7 +170,7 @@ impl Ipvs {
         let wanted = Wanted {
             client: flow.source,
             client_port: flow.source_port,
-            destination: flow.destination,
+            destination,
             protocol: Protocol(flow.protocol),
             now,
             expiration,

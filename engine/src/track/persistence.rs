@@ -83,7 +83,7 @@ impl Ipvs {
         let template = match self.valid_template(&key, call_id.as_deref(), None) {
             Some(template) => template,
             None => {
-                let server = self.choose(service, &flow, opening.now, draws).ok_or(Unscheduled::NoServer)?;
+                let server = self.choose(service, &opening, draws).ok_or(Unscheduled::NoServer)?;
                 self.add_template(service, server, &key, call_id, persistence.timeout)
             }
         };

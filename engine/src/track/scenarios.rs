@@ -472,3 +472,22 @@ proptest! {
         }
     }
 }
+
+/// Section 1.7: the schedulers see the quoted packet as it is, from the virtual address to the client.
+#[test]
+fn destination_hashing_of_a_quoted_packet_hashes_the_client() {
+    let mut bench = Bench::new(tcp_service(80), settings(SchedulerKind::Dh), ForwardingMethod::Dr, |_| {});
+    let mut servers_of = |from_icmp| {
+        let mut servers = (0..32).map(|last| {
+            let flow = FlowKey { source: [203, 0, 113, last].into(), ..flow(Protocol::TCP, 40000, 80) };
+            let event = TransportEvent::Tcp(SYN);
+            let opening = Opening { flow, mark: 0, event, from_icmp, call_id: None, now: bench.now };
+            let id = bench.ipvs.open(opening, &bench.draws).unwrap();
+            bench.ipvs.connection(id).unwrap().server_address
+        });
+        let first = servers.next();
+        servers.all(|server| Some(server) == first)
+    };
+    assert!(servers_of(false), "one destination");
+    assert!(!servers_of(true), "many clients");
+}
