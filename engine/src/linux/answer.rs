@@ -32,6 +32,11 @@ struct Answer<'a> {
 impl Director {
     /// A packet that no hook took.
     pub(super) fn local_stack(&mut self, out: &mut Output, packet: Packet) -> Verdict {
+        if !packet.is_v4()
+            && let Err(verdict) = self.take_extensions(out, &packet)
+        {
+            return verdict;
+        }
         match packet.headers.protocol {
             1 if packet.is_v4() => self.local_icmp_v4(out, &packet),
             58 if !packet.is_v4() => self.local_icmp_v6(out, &packet),
@@ -56,12 +61,17 @@ impl Director {
     }
 
     fn unknown_protocol(&mut self, out: &mut Output, packet: &Packet) -> Verdict {
-        let sent = if packet.is_v4() {
-            self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::PROTOCOL_UNREACHABLE, 0)
-        } else {
-            let pointer = ipv6::walk(&packet.bytes).map_or(6, |chain| chain.number_at);
-            self.send_error_v6(out, packet, icmp::v6::PARAMETER_PROBLEM, 1, pointer as u32)
-        };
+        if !packet.is_v4() {
+            let number_at = ipv6::walk(&packet.bytes).map_or(6, |chain| chain.number_at);
+            return self.unknown_header(out, packet, number_at);
+        }
+        let sent = self.send_error_v4(out, packet, icmp::v4::UNREACHABLE, icmp::v4::PROTOCOL_UNREACHABLE, 0);
+        if sent { Verdict::Refused(Refusal::ProtocolUnreachable) } else { dropped(DropReason::RateLimited) }
+    }
+
+    /// A header that the host does not know; its number stands at that place.
+    pub(super) fn unknown_header(&mut self, out: &mut Output, packet: &Packet, number_at: usize) -> Verdict {
+        let sent = self.send_error_v6(out, packet, icmp::v6::PARAMETER_PROBLEM, 1, number_at as u32);
         if sent { Verdict::Refused(Refusal::ProtocolUnreachable) } else { dropped(DropReason::RateLimited) }
     }
 
@@ -79,7 +89,7 @@ impl Director {
     }
 
     /// Whether the transport checksum is right; one that can't be computed because the capture was cut counts as right.
-    fn transport_checksum_is_right(packet: &Packet, len: usize) -> bool {
+    pub(super) fn transport_checksum_is_right(packet: &Packet, len: usize) -> bool {
         let Some(segment) = packet.transport().get(..len) else { return packet.is_cut() };
         let (source, destination) = packet.addresses();
         let sum = checksum::pseudo_header(source, destination, packet.headers.protocol, len).bytes(segment);

@@ -172,6 +172,9 @@ impl Director {
         let Ok(mut packet) = Packet::arrived(payload[..held].to_vec(), (total_len - held) as u32, on, to_us, time) else {
             return dropped(DropReason::BadIpHeader);
         };
+        if let Err(verdict) = self.take_hop_by_hop(out, &packet) {
+            return verdict;
+        }
         if packet.headers.fragment.is_some() && self.gathers_ipv6 {
             match self.gather_v6(packet) {
                 Ok(whole) => packet = whole,

@@ -16,6 +16,7 @@
 //! | `peer` | how often a host is told something: rate limits |
 //! | `answer` | what the director's own stack answers |
 //! | `options` | IPv4 options |
+//! | `extension` | IPv6 extension headers, as the host reads them |
 //! | `command` | changes while traffic runs |
 //! | `ftp` | the FTP helper |
 
@@ -23,6 +24,7 @@ mod answer;
 mod balance;
 mod command;
 mod error;
+mod extension;
 mod forward;
 mod ftp;
 mod ingress;

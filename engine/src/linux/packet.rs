@@ -36,9 +36,10 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet that arrived.
+    /// A packet that arrived. What stands behind unreadable IPv6 extension headers is taken as nothing: it is routed by its
+    /// addresses all the same.
     pub fn arrived(bytes: Vec<u8>, cut: u32, on: InterfaceId, to_us: bool, time: Nanos) -> Result<Packet, HeaderError> {
-        let headers = Headers::of(&bytes)?;
+        let headers = Headers::of(&bytes).or_else(|error| Headers::without_transport(&bytes).ok_or(error))?;
         Ok(Packet { arrival: Some(on), to_us, cut, ..Packet::with(bytes, headers, time) })
     }
 

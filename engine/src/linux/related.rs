@@ -83,7 +83,10 @@ impl Director {
         if !passes(message.kind(), packet.is_v4()) {
             return Hooked::Accept;
         }
-        let right = packet.is_cut() || !packet.is_v4() || message.checksum_is_right();
+        let right = match packet.is_v4() {
+            true => packet.is_cut() || message.checksum_is_right(),
+            false => Director::transport_checksum_is_right(packet, packet.transport_len()),
+        };
         let Some(outer) = quoted_at(packet, packet.headers.transport_at + icmp::HEADER_LEN) else { return Hooked::Accept };
         if packet.is_v4() && packet.local && hook != Hook::Forward && matches!(outer.headers.protocol, 4 | 17 | 47) {
             if let Some((kind, inner_at)) = self.our_tunnel(packet, &outer) {

@@ -386,3 +386,19 @@ fn the_stack_answers_ipv6() {
     assert_eq!(answer_to(47, &[0, 7, 0x86, 0xdd]).1, None, "a version that nobody knows");
     assert_eq!(answer_to(50, &[0; 8]), (Verdict::Refused(Refusal::ProtocolUnreachable), Some((4, 1))));
 }
+
+#[test]
+fn extension_headers_that_the_host_reads() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    let mut answer_to = |next_header, message: &[u8]| {
+        receive(&mut director, &mut out, 0, &frame(DIRECTOR, CLIENT, &ipv6(next_header, message)));
+        out.frames().next().map(|sent| (sent.bytes[54], sent.bytes[55], sent.bytes[61]))
+    };
+    assert_eq!(answer_to(51, &[]), Some((4, 1, 6)), "AH, of which nothing is there");
+    assert_eq!(answer_to(43, &[6, 2, 2, 1, 0, 0, 0, 0]), None, "a routing header that is not whole");
+    assert_eq!(answer_to(43, &[59, 0, 0, 1, 0, 0, 0, 0]), Some((4, 0, 42)), "a source route");
+    assert_eq!(answer_to(60, &[59, 0, 0x9e, 4, 0, 0, 0, 0]), Some((4, 2, 42)), "an option that wants its sender told");
+    assert_eq!(answer_to(60, &[50, 0, 1, 4, 0, 0, 0, 0]), Some((4, 1, 40)), "what stands behind it");
+    assert_eq!(answer_to(0, &[50, 0, 1, 4, 0, 0, 0, 1]), None, "padding that is not zero");
+}

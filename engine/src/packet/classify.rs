@@ -87,6 +87,16 @@ impl Headers {
         })
     }
 
+    /// The fixed header alone of an IPv6 packet whose extension headers can't be read.
+    pub fn without_transport(packet: &[u8]) -> Option<Headers> {
+        let mut fixed = [0; ipv6::HEADER_LEN];
+        fixed.copy_from_slice(packet.get(..ipv6::HEADER_LEN)?);
+        let total_len = Ipv6::new_checked(&fixed).ok()?.total_len();
+        fixed[6] = ipv6::next_header::NONE;
+        let headers = Headers::of_v6(&fixed).ok()?;
+        Some(Headers { total_len, transport_at: total_len, ..headers })
+    }
+
     /// Address family.
     pub fn family(&self) -> Family {
         Family::from(self.source)
