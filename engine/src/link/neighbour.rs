@@ -211,6 +211,11 @@ impl Neighbours {
         self.entries.contains_key(&(interface, address))
     }
 
+    /// Whether there is an entry whose owner did not answer.
+    pub fn has_failed(&self, interface: InterfaceId, address: IpAddr) -> bool {
+        self.entries.get(&(interface, address)).is_some_and(|entry| entry.state == State::Failed)
+    }
+
     /// When an entry last changed.
     pub fn updated(&self, interface: InterfaceId, address: IpAddr) -> Option<Nanos> {
         self.entries.get(&(interface, address)).map(|entry| entry.updated)
@@ -401,7 +406,9 @@ mod tests {
             let event = table.fire(Nanos::from_secs(10)).unwrap();
             assert!(matches!(event, TimerEvent::Ask { time, known: None, .. } if time == Nanos::from_secs(second)));
         }
+        assert!(!table.has_failed(KEY.0, KEY.1));
         let Some(TimerEvent::Failed { time, waiting: gone }) = table.fire(Nanos::from_secs(10)) else { panic!("no failure") };
+        assert!(table.has_failed(KEY.0, KEY.1));
         assert_eq!(time, Nanos::from_secs(3));
         assert_eq!(gone.iter().map(|packet| packet.packet[0]).collect::<Vec<_>>(), [1, 2]);
         assert!(table.next_timer().is_none());

@@ -212,7 +212,15 @@ impl Host {
             |link: &super::Link| link.interface.addresses.iter().find(|own| own.address == IpAddr::V4(target)).copied();
         let answers = match link.settings.arp_ignore {
             1 => of_target(link).is_some(),
-            2 => of_target(link).is_some_and(|own| Network::new(own.address, own.prefix_len).contains(IpAddr::V4(sender))),
+            // A subnet of the link holds both, be it of another address of the link; who has no address yet is in all.
+            2 => {
+                let near = |own: &crate::config::Address| {
+                    let subnet = Network::new(own.address, own.prefix_len);
+                    subnet.contains(IpAddr::V4(target)) && subnet.contains(IpAddr::V4(sender))
+                };
+                let addresses = &link.interface.addresses;
+                of_target(link).is_some() && (sender.is_unspecified() || addresses.iter().any(near))
+            }
             3 => {
                 let scope = self.links.iter().find_map(|(_, link)| of_target(link)).map(|own| own.scope);
                 scope.is_some_and(|scope| scope != AddressScope::Host)
@@ -314,6 +322,10 @@ impl Host {
         let target = IpAddr::V6(message.target);
         let solicited = message.flags & ndisc::SOLICITED != 0;
         if destination.is_multicast() && solicited || !self.neighbours.has(on, target) {
+            return ignored;
+        }
+        // Who did not answer when it was asked is not believed unasked: the next packet asks again.
+        if self.neighbours.has_failed(on, target) {
             return ignored;
         }
         let Some(mac) = message.link_address.or_else(|| self.neighbours.cached(on, target)) else { return ignored };

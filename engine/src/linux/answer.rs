@@ -304,7 +304,7 @@ impl Director {
         let Ok(mut packet) = Packet::made(bytes, to.time) else { return };
         packet.cut = missing as u32;
         packet.drawn = fields;
-        self.local_out(out, packet);
+        self.local_out_on(out, packet, to.arrival);
     }
 
     /// `ping`: one echo request with the 56 bytes of payload that iputils sends.

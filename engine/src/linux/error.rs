@@ -79,7 +79,7 @@ impl Director {
         if about.headers.protocol == 58 && !about.headers.is_later_fragment() && is_error(about) {
             return false;
         }
-        let Way::Out(hop) = self.host.routes.lookup(source.into()) else { return false };
+        let Way::Out(hop) = self.way_back(source.into(), about.arrival) else { return false };
         // An address of an interface; one that only a local route makes the director's (a transparent service) is not.
         let own = if self.host.links.iter().any(|(_, link)| link.has_address(destination.into())) {
             Some(destination)
@@ -115,7 +115,7 @@ impl Director {
         let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
         packet.drawn.push(field);
         packet.cut = missing as u32;
-        self.local_out(out, packet)
+        self.local_out_on(out, packet, about.arrival)
     }
 }
 

@@ -3,11 +3,13 @@
 
 use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
+use crate::config::InterfaceId;
 use crate::draws::Draw;
 use crate::link::fragment::{cut_v4, cut_v6, cuts_v6, unfragmentable_part};
 use crate::link::neighbour::{Failure, Waiting};
 use crate::link::resolution::Sent;
 use crate::link::route::{Hop, Way};
+use crate::link::source::is_link_local;
 use crate::output::DrawnField;
 use crate::packet::icmp;
 use crate::time::Nanos;
@@ -167,9 +169,13 @@ impl Director {
     }
 
     /// Sends a packet that the director made: LOCAL_OUT hooks, route, output.
-    pub(super) fn local_out(&mut self, out: &mut Output, mut packet: Packet) -> bool {
-        let way = self.host.routes.lookup(packet.headers.destination);
-        let hop = match way {
+    pub(super) fn local_out(&mut self, out: &mut Output, packet: Packet) -> bool {
+        self.local_out_on(out, packet, None)
+    }
+
+    /// Sends a packet that the director made about one that arrived on that link, or about none.
+    pub(super) fn local_out_on(&mut self, out: &mut Output, mut packet: Packet, link: Option<InterfaceId>) -> bool {
+        let hop = match self.way_back(packet.headers.destination, link) {
             Way::Out(hop) => hop,
             // To itself: nothing shows on a wire.
             _ => return false,
@@ -185,6 +191,16 @@ impl Director {
         let mtu = self.mtu_of(&hop, destination, packet.time);
         self.output(out, &mut packet, hop, hop.next(destination), mtu, Failure::Silent);
         true
+    }
+
+    /// The way to a host of which a packet arrived on that link: a link-local address says nothing without its link.
+    pub(super) fn way_back(&self, host: IpAddr, link: Option<InterfaceId>) -> Way {
+        match (host, link) {
+            (IpAddr::V6(v6), Some(interface)) if is_link_local(v6) && !self.host.is_local(host) => {
+                Way::Out(Hop { interface, gateway: None, source: None, mtu: None })
+            }
+            _ => self.host.routes.lookup(host),
+        }
     }
 
     /// The next hop of a waiting packet never answered.

@@ -11,6 +11,7 @@ use crate::config::{
 use crate::director::Arrival;
 use crate::draws::Draws;
 use crate::output::Output;
+use crate::packet::arp::{self, Arp};
 use crate::packet::ethernet::{self, ether_type};
 use crate::packet::ipv4::Ipv4Fields;
 use crate::packet::ipv6::Ipv6Fields;
@@ -401,4 +402,30 @@ fn extension_headers_that_the_host_reads() {
     assert_eq!(answer_to(60, &[59, 0, 0x9e, 4, 0, 0, 0, 0]), Some((4, 2, 42)), "an option that wants its sender told");
     assert_eq!(answer_to(60, &[50, 0, 1, 4, 0, 0, 0, 0]), Some((4, 1, 40)), "what stands behind it");
     assert_eq!(answer_to(0, &[50, 0, 1, 4, 0, 0, 0, 1]), None, "padding that is not zero");
+}
+
+#[test]
+fn arp_ignore_2_wants_a_subnet_that_holds_both() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    let link = director.host.links.get_mut(InterfaceId(0)).unwrap();
+    link.settings.arp_ignore = 2;
+    let second =
+        Address { address: ip("200.200.200.5"), prefix_len: 32, scope: AddressScope::Global, secondary: false, sapool: false };
+    link.interface.addresses.push(second);
+    director.host.routes.add_address(InterfaceId(0), &second);
+    let mut answers = |sender: &str, target: &str| {
+        let (IpAddr::V4(sender), IpAddr::V4(target)) = (ip(sender), ip(target)) else { unreachable!("IPv4") };
+        let message = Arp { operation: arp::REQUEST, sender_mac: CLIENT, sender, target_mac: MacAddr::ZERO, target };
+        let mut bytes = Vec::new();
+        ethernet::write(&mut bytes, MacAddr::BROADCAST, CLIENT, &[], ether_type::ARP);
+        message.write(&mut bytes);
+        receive(&mut director, &mut out, 0, &bytes);
+        out.frames().count() == 1
+    };
+    assert!(answers(CIP, VIP));
+    assert!(answers(CIP, "200.200.200.5"), "the other address's subnet");
+    assert!(answers("0.0.0.0", VIP), "a probe");
+    assert!(!answers("192.0.2.7", VIP));
+    assert!(!answers(CIP, "10.0.0.1"), "of another link");
 }
