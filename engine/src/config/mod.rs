@@ -39,7 +39,8 @@ pub struct DirectorConfig {
     pub local_networks: Vec<LocalNetwork>,
     /// Known neighbours.
     pub neighbours: Vec<NeighbourEntry>,
-    /// Firewall marks, first match sets the mark.
+    /// Firewall marks. Every rule that fits sets the mark, as MARK in iptables and `meta mark set` in nftables do, so that the
+    /// last one counts.
     pub marks: Vec<MarkRule>,
     /// Kernel settings.
     pub sysctls: Sysctls,

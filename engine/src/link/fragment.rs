@@ -344,23 +344,23 @@ fn finish_v6(datagram: Datagram) -> Option<Whole> {
     Some(Whole { packet, longest: datagram.longest, dont_fragment: false, parts: datagram.part_lengths() })
 }
 
-/// Cuts an IPv4 packet into fragments of at most `limit` bytes and hands each to `emit`. The packet's own offset and flags
-/// are kept (a fragment can be cut again). `dont_fragment` sets the flag on every piece (reference section 6.9).
-pub fn cut_v4(packet: &[u8], limit: usize, dont_fragment: bool, mut emit: impl FnMut(&[u8])) {
+/// How an IPv4 packet leaves in fragments of at most `limit` bytes: the lengths of their data. See [`cuts_v6`] for `parts`.
+pub fn cuts_v4(packet: &[u8], limit: usize, parts: &[usize]) -> Vec<usize> {
+    let Ok(view) = Ipv4::new_checked(packet) else { return Vec::new() };
+    cuts(view.payload().len(), limit.saturating_sub(view.header_len()), parts)
+}
+
+/// Cuts an IPv4 packet into fragments of these lengths and hands each to `emit`. The packet's own offset and flags are kept (a
+/// fragment can be cut again). `dont_fragment` sets the flag on every piece (reference section 6.9).
+pub fn cut_v4(packet: &[u8], cuts: &[usize], dont_fragment: bool, mut emit: impl FnMut(&[u8])) {
     let Ok(view) = Ipv4::new_checked(packet) else { return };
     let header_len = view.header_len();
     let body = view.payload();
-    let room = limit.saturating_sub(header_len) & !7;
-    if room == 0 {
-        return;
-    }
     let mut header = packet[..header_len].to_vec();
-    let mut piece = Vec::with_capacity(limit);
+    let mut piece = Vec::new();
     let mut at = 0;
-    while at < body.len() {
-        let rest = body.len() - at;
-        // The last piece may use the whole limit, not only a multiple of 8.
-        let take = if rest <= limit - header_len { rest } else { room };
+    for take in cuts {
+        let Some(data) = body.get(at..at + take) else { return };
         let more = at + take < body.len() || view.more_fragments();
         let offset = ((view.fragment_offset() + at) / 8) as u16 & 0x1fff;
         let flags = if more { ipv4::MORE_FRAGMENTS } else { 0 } | if dont_fragment { ipv4::DONT_FRAGMENT } else { 0 };
@@ -371,7 +371,7 @@ pub fn cut_v4(packet: &[u8], limit: usize, dont_fragment: bool, mut emit: impl F
         }
         piece.clear();
         piece.extend_from_slice(&header);
-        piece.extend_from_slice(&body[at..at + take]);
+        piece.extend_from_slice(data);
         emit(&piece);
         if at == 0 {
             blank_uncopied_options(&mut header);
@@ -396,8 +396,11 @@ fn blank_uncopied_options(header: &mut [u8]) {
 /// first one's. Give no `parts` where the kernel has no room left before them for headers, and it cuts anew.
 pub fn cuts_v6(packet: &[u8], limit: usize, parts: &[usize]) -> Vec<usize> {
     let Some((_, unfragmentable)) = unfragmentable_part(packet) else { return Vec::new() };
-    let body = packet.len() - unfragmentable;
-    let room = limit.saturating_sub(unfragmentable + FRAGMENT_HEADER_LEN);
+    cuts(packet.len() - unfragmentable, limit.saturating_sub(unfragmentable + FRAGMENT_HEADER_LEN), parts)
+}
+
+/// Cuts a body of that length into pieces of at most `room` bytes, all but the last whole units of 8.
+fn cuts(body: usize, room: usize, parts: &[usize]) -> Vec<usize> {
     if let [_, later @ .., last] = parts
         && let Some(first) = body.checked_sub(later.iter().sum::<usize>() + last)
     {
@@ -412,7 +415,7 @@ pub fn cuts_v6(packet: &[u8], limit: usize, parts: &[usize]) -> Vec<usize> {
         cuts.push(room & !7);
         rest -= room & !7;
     }
-    if rest <= room {
+    if (1..=room).contains(&rest) {
         cuts.push(rest);
     }
     cuts
@@ -492,7 +495,7 @@ mod tests {
 
     fn pieces(packet: &[u8], limit: usize) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        cut_v4(packet, limit, false, |piece| all.push(piece.to_vec()));
+        cut_v4(packet, &cuts_v4(packet, limit, &[]), false, |piece| all.push(piece.to_vec()));
         all
     }
 
@@ -542,7 +545,7 @@ mod tests {
         fn cut_and_joined(body in 1usize..9000, limit in 68usize..1600, order: u64, dont_fragment: bool) {
             let whole = packet(body, dont_fragment);
             let mut all = Vec::new();
-            cut_v4(&whole, limit, dont_fragment, |piece| all.push(piece.to_vec()));
+            cut_v4(&whole, &cuts_v4(&whole, limit, &[]), dont_fragment, |piece| all.push(piece.to_vec()));
             prop_assert!(all.iter().all(|piece| piece.len() <= limit));
             let longest = all.iter().map(Vec::len).max().unwrap();
             if all.len() > 1 {

@@ -129,7 +129,9 @@ impl Director {
     /// cache_bypass: the mark service whose packets go on to their own destination when it has no server.
     fn bypass_service(&self, packet: &Packet) -> Option<u32> {
         let destination = packet.headers.destination;
-        if !self.host.sysctls.vs.cache_bypass || is_group(destination) || self.host.is_local(destination) {
+        // Nothing asks whether an IPv6 destination is the director's own; what goes there is dropped on its way.
+        let elsewhere = !packet.is_v4() || !self.host.is_local(destination);
+        if !self.host.sysctls.vs.cache_bypass || is_group(destination) || !elsewhere {
             return None;
         }
         let service = self.ipvs.find_service(packet.mark, &packet.flow())?;

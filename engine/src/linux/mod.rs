@@ -171,7 +171,7 @@ impl Director {
                 && rule.protocol.is_none_or(|protocol| protocol.0 == headers.protocol)
                 && (rule.ports.is_empty() || rule.ports.contains(&headers.flow(&packet.bytes).destination_port))
         };
-        self.marks.iter().find(fits).map_or(0, |rule| rule.mark)
+        self.marks.iter().rev().find(fits).map_or(0, |rule| rule.mark)
     }
 }
 

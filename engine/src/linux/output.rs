@@ -5,7 +5,7 @@ use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
 use crate::config::InterfaceId;
 use crate::draws::Draw;
-use crate::link::fragment::{cut_v4, cut_v6, cuts_v6, unfragmentable_part};
+use crate::link::fragment::{cut_v4, cut_v6, cuts_v4, cuts_v6, unfragmentable_part};
 use crate::link::neighbour::{Failure, Waiting};
 use crate::link::resolution::Sent;
 use crate::link::route::{Hop, Way};
@@ -137,7 +137,8 @@ impl Director {
         let mut drawn = std::mem::take(&mut packet.drawn);
         // Fields before this stand in every piece, those behind it in the first one only, moved by the fragment header.
         let common = if packet.is_v4() {
-            cut_v4(&packet.bytes, limit, packet.longest_dont_fragment, |piece| pieces.push(piece.to_vec()));
+            let cuts = cuts_v4(&packet.bytes, limit, &packet.parts);
+            cut_v4(&packet.bytes, &cuts, packet.longest_dont_fragment, |piece| pieces.push(piece.to_vec()));
             packet.headers.transport_at
         } else {
             let draw = Draw::Ipv6FragmentId(self.drawn.fragment_ids);

@@ -4,7 +4,7 @@
 
 use super::Director;
 use crate::config::{
-    Address, AddressScope, Command, DirectorConfig, ForwardingMethod, Interface, InterfaceId, MacAddr, NeighbourEntry,
+    Address, AddressScope, Command, DirectorConfig, ForwardingMethod, Interface, InterfaceId, MacAddr, MarkRule, NeighbourEntry,
     Persistence, PersistenceEngine, Protocol, SchedulerKind, ServerKey, ServerSettings, ServiceKey, ServiceSettings, Tunnel,
     TunnelChecksum, TunnelKind,
 };
@@ -428,4 +428,24 @@ fn arp_ignore_2_wants_a_subnet_that_holds_both() {
     assert!(answers("0.0.0.0", VIP), "a probe");
     assert!(!answers("192.0.2.7", VIP));
     assert!(!answers(CIP, "10.0.0.1"), "of another link");
+}
+
+/// The last rule that fits sets the mark; cache_bypass takes an IPv6 packet to the director itself along, to be dropped.
+#[test]
+fn marks_and_bypass_over_ipv6() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    for mark in [1, 2] {
+        director.marks.push(MarkRule { mark, destination: None, protocol: Some(Protocol::TCP), ports: vec![9] });
+    }
+    director.host.sysctls.vs.cache_bypass = true;
+    let service = ServiceKey::Mark { mark: 2, family: crate::config::Family::Ipv6 };
+    let settings = ServiceSettings { scheduler: SchedulerKind::Rr, ..ServiceSettings::default() };
+    director.carry_out(&Command::AddService { service, settings }, Nanos(0), &mut out).unwrap();
+    for (port, bits) in [(40000, flags::SYN), (40000, flags::ACK)] {
+        let packet = segment("2001:db8:200::2", "2001:db8:200::1", (port, 9), bits, 64);
+        receive(&mut director, &mut out, 0, &frame(DIRECTOR, CLIENT, &packet));
+        assert_eq!(out.frames().count(), 0);
+    }
+    assert_eq!(director.connections(Nanos(1)).len(), 1);
 }

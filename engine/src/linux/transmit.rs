@@ -238,6 +238,10 @@ impl Director {
         let headers = packet.headers;
         let mut sent = Packet { bytes, drawn, headers, ..packet.clone() };
         sent.reread();
+        if server.is_ipv4() && !packet.is_v4() {
+            // IPv4 does not see how long an inner packet's IPv6 fragments were, only where they were joined.
+            sent.longest = 0;
+        }
         Hooked::Done(self.output(out, &mut sent, hop, hop.next(server), mtu, Failure::Tunnel).verdict(verdict))
     }
 }

@@ -232,6 +232,8 @@ impl Ipvs {
     pub fn connect_bypass(&mut self, flow: &FlowKey, service: u32) -> ConnectionId {
         let mut connection = Connection::unbound(&ClientKey::of(flow, flow.source_port), service);
         connection.flags.bypass = true;
+        // That answers go another way is a server's property, and there is no server: the tables for both sides hold.
+        connection.flags.no_output = false;
         if flow.destination.is_ipv6() {
             connection.server_address = Ipv6Addr::UNSPECIFIED.into();
         }
