@@ -65,15 +65,17 @@ impl Director {
         }
     }
 
-    /// A routing header: one that has nothing left to do is passed over, segment routing is off, all others are refused.
+    /// A routing header: those of mobile nodes and of segment routing, which the host takes no part in, end here silently. Of
+    /// the others, one that has nothing left to do is passed over, and a source route is refused.
     fn take_routing(&mut self, out: &mut Output, packet: &Packet, at: usize) -> Result<(), Verdict> {
+        const MOBILE: u8 = 2;
         const RPL: u8 = 3;
         const SEGMENT: u8 = 4;
         if !packet.to_us {
             return Err(Verdict::Dropped(DropReason::GroupAddress));
         }
         match packet.bytes.get(at + 2..at + 4) {
-            Some([RPL | SEGMENT, _]) | None => Err(Verdict::Dropped(DropReason::SourceRoute)),
+            Some([MOBILE | RPL | SEGMENT, _]) | None => Err(Verdict::Dropped(DropReason::SourceRoute)),
             Some([_, 0]) => Ok(()),
             Some(_) => {
                 self.send_error_v6(out, packet, icmp::v6::PARAMETER_PROBLEM, 0, (at + 2) as u32);

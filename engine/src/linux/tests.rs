@@ -399,6 +399,8 @@ fn extension_headers_that_the_host_reads() {
     assert_eq!(answer_to(51, &[]), Some((4, 1, 6)), "AH, of which nothing is there");
     assert_eq!(answer_to(43, &[6, 2, 2, 1, 0, 0, 0, 0]), None, "a routing header that is not whole");
     assert_eq!(answer_to(43, &[59, 0, 0, 1, 0, 0, 0, 0]), Some((4, 0, 42)), "a source route");
+    assert_eq!(answer_to(43, &[59, 0, 2, 1, 0, 0, 0, 0]), None, "of a mobile node");
+    assert_eq!(answer_to(43, &[50, 0, 0, 0, 0, 0, 0, 0]), Some((4, 1, 40)), "a source route at its end");
     assert_eq!(answer_to(60, &[59, 0, 0x9e, 4, 0, 0, 0, 0]), Some((4, 2, 42)), "an option that wants its sender told");
     assert_eq!(answer_to(60, &[50, 0, 1, 4, 0, 0, 0, 0]), Some((4, 1, 40)), "what stands behind it");
     assert_eq!(answer_to(0, &[50, 0, 1, 4, 0, 0, 0, 1]), None, "padding that is not zero");
