@@ -43,6 +43,8 @@ impl Director {
                 let mut joined =
                     Packet { bytes: whole.packet, longest: whole.longest, longest_dont_fragment: whole.dont_fragment, ..packet };
                 joined.reread();
+                // The firewall marked the fragments; the first one, which has the ports, counts.
+                joined.mark = self.mark_of(&joined);
                 Ok(joined)
             }
             Reassembly::Waits => Err(Verdict::WaitsForFragments),
@@ -57,9 +59,7 @@ impl Director {
         let Ok(mut packet) = Packet::arrived(first, 0, expired.arrival, true, expired.time) else { return };
         packet.local = self.host.is_local(packet.headers.destination);
         if packet.is_v4() {
-            if packet.local {
-                self.send_error_v4(out, &packet, icmp::v4::TIME_EXCEEDED, 1, 0);
-            }
+            self.send_error_v4(out, &packet, icmp::v4::TIME_EXCEEDED, 1, 0);
         } else {
             self.send_error_v6(out, &packet, icmp::v6::TIME_EXCEEDED, 1, 0);
         }

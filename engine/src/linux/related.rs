@@ -96,8 +96,13 @@ impl Director {
                 return Hooked::Accept;
             }
         }
-        if !is_handled(outer.headers.protocol) || !has_ports(&outer, packet) {
+        if !is_handled(outer.headers.protocol) {
             return Hooked::Accept;
+        }
+        if !has_ports(&outer, packet) {
+            // What is to be scheduled needs ports.
+            let wanted = self.host.sysctls.vs.schedule_icmp && !outer.headers.is_later_fragment() && !packet.is_cut();
+            return if wanted { Hooked::Done(Verdict::Dropped(DropReason::TransportTruncated)) } else { Hooked::Accept };
         }
         let flow = outer.flow.reversed();
         let (id, new) = match self.ipvs.lookup_in(&flow) {
