@@ -21,28 +21,32 @@ impl Director {
         if about.headers.protocol == 1 && (is_error(about) || about.transport().first().is_none_or(|inner| *inner > 18)) {
             return false;
         }
-        let Way::Out(hop) = self.host.routes.lookup(source.into()) else { return false };
+        // An error about a packet of one of the director's own addresses does not leave, but IPVS may send it on.
+        let hop = match self.host.routes.lookup(source.into()) {
+            Way::Out(hop) => Some(hop),
+            Way::Local => None,
+            _ => return false,
+        };
         let inbound = about.arrival.filter(|_| self.host.sysctls.icmp_errors_use_inbound_ifaddr);
-        let own = if about.local {
-            Some(destination)
-        } else if let Some(on) = inbound {
-            self.host.select_v4(on, None)
-        } else {
-            match self.host.source_on(&hop, source.into()) {
+        let own = match (hop, inbound) {
+            _ if about.local => Some(destination),
+            (_, Some(on)) => self.host.select_v4(on, None),
+            (None, None) => Some(source),
+            (Some(hop), None) => match self.host.source_on(&hop, source.into()) {
                 Some(IpAddr::V4(own)) => Some(own),
                 _ => None,
-            }
+            },
         };
         let Some(own) = own else { return false };
         let unlimited = kind == icmp::v4::UNREACHABLE && code == icmp::v4::FRAGMENTATION_NEEDED
             || kind == icmp::v4::REDIRECT
             || self.host.sysctls.icmp_ratemask & 1u32.checked_shl(u32::from(kind)).unwrap_or(0) == 0;
         let interval = Nanos::from_millis(u64::from(self.host.sysctls.icmp_ratelimit));
-        if !unlimited && !self.peers.allow(source.into(), interval, about.time) {
+        if !unlimited && hop.is_some() && !self.peers.allow(source.into(), interval, about.time) {
             return false;
         }
         let options = echoed_options(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at]);
-        let mtu = self.mtu_of(&hop, source.into(), about.time).min(576);
+        let mtu = hop.map_or(576, |hop| self.mtu_of(&hop, source.into(), about.time).min(576));
         let room = mtu.saturating_sub(ipv4::HEADER_LEN + options.len() + icmp::HEADER_LEN);
         let (quoted, missing) = quote(about, room);
         let (id, field) = self.next_ipv4_id();

@@ -85,6 +85,11 @@ impl Director {
                 Hooked::Done(done) => return done,
             }
         }
+        // What was joined here leaves in fragments again; those that said "don't fragment" are refused then, however long.
+        if packet.is_v4() && packet.longest != 0 && packet.headers.dont_fragment {
+            self.send_error_v4(out, &packet, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED, mtu as u32);
+            return Verdict::Refused(Refusal::TooBig);
+        }
         let failure = Failure::Report { arrival: packet.arrival };
         let outcome = self.output(out, &mut packet, hop, hop.next(destination), mtu, failure);
         Director::routed(outcome, verdict)

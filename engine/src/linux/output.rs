@@ -177,8 +177,8 @@ impl Director {
     /// Sends a packet that the director made about one that arrived on that link, or about none.
     pub(super) fn local_out_on(&mut self, out: &mut Output, mut packet: Packet, link: Option<InterfaceId>) -> bool {
         let hop = match self.way_back(packet.headers.destination, link) {
-            Way::Out(hop) => hop,
-            // To itself: nothing shows on a wire.
+            Way::Out(hop) => Some(hop),
+            Way::Local => None,
             _ => return false,
         };
         if self.ipvs.services.any_of(packet.headers.family()) {
@@ -188,6 +188,8 @@ impl Director {
                 }
             }
         }
+        // To itself: nothing shows on a wire.
+        let Some(hop) = hop else { return false };
         let destination = packet.headers.destination;
         let mtu = self.mtu_of(&hop, destination, packet.time);
         self.output(out, &mut packet, hop, hop.next(destination), mtu, Failure::Silent);
