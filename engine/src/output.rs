@@ -79,6 +79,13 @@ impl DrawnField {
         self.checksums[slot] = offset as u16;
         self
     }
+
+    /// The same field, and the checksums that cover it, with so many bytes put before them.
+    pub fn behind(mut self, bytes: usize) -> DrawnField {
+        self.offset += bytes as u16;
+        self.checksums.iter_mut().filter(|at| **at != 0).for_each(|at| *at += bytes as u16);
+        self
+    }
 }
 
 impl Output {

@@ -1,5 +1,6 @@
 //! What the director's own stack answers: nothing listens there (reference/linux-ipvs.md section 10.1).
 
+use super::options;
 use super::packet::Packet;
 use super::{Director, Output};
 use crate::output::DrawnField;
@@ -247,7 +248,11 @@ impl Director {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 // RSTs and ICMP replies carry the options back, the kernel's SCTP does not.
                 let options = if protocol != 132 {
-                    super::error::echoed_options(&to.bytes[ipv4::HEADER_LEN..to.headers.transport_at])
+                    let clock = self.next_timestamp();
+                    let echo = options::echo(&to.bytes[ipv4::HEADER_LEN..to.headers.transport_at], destination, clock.1);
+                    fields.extend(echo.clock_at.map(|at| clock.0.at(ipv4::HEADER_LEN + at)));
+                    fields.extend(echo.echoed(&to.drawn));
+                    echo.options
                 } else {
                     Vec::new()
                 };

@@ -1,10 +1,12 @@
 //! ICMP errors of the director (reference/linux-ipvs.md section 10.2), with their rate limits.
 
+use super::options;
 use super::packet::Packet;
 use super::transmit::is_error;
 use super::{Director, Output};
 use crate::link::route::{Way, is_group};
-use crate::packet::ipv4::{self, Ipv4Fields, option};
+use crate::output::DrawnField;
+use crate::packet::ipv4::{self, Ipv4Fields};
 use crate::packet::ipv6::Ipv6Fields;
 use crate::packet::{icmp, ipv6};
 use crate::rewrite::icmp::fill_checksums;
@@ -45,7 +47,9 @@ impl Director {
         if !unlimited && hop.is_some() && !self.peers.allow(source.into(), interval, about.time) {
             return false;
         }
-        let options = echoed_options(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at]);
+        let clock = self.next_timestamp();
+        let echo = options::echo(&about.bytes[ipv4::HEADER_LEN..about.headers.transport_at], own, clock.1);
+        let options = &echo.options;
         let mtu = hop.map_or(576, |hop| self.mtu_of(&hop, source.into(), about.time).min(576));
         let room = mtu.saturating_sub(ipv4::HEADER_LEN + options.len() + icmp::HEADER_LEN);
         let (quoted, missing) = quote(about, room);
@@ -63,12 +67,24 @@ impl Director {
         };
         let mut bytes = fields.header().to_vec();
         bytes[0] = 0x40 | (header_len / 4) as u8;
-        bytes.extend_from_slice(&options);
+        bytes.extend_from_slice(options);
         icmp::write(&mut bytes, kind, code, rest, quoted);
         let end = bytes.len();
         fill_checksums(&mut bytes, header_len, end);
         let Ok(mut packet) = Packet::made(bytes, about.time) else { return false };
         packet.drawn.push(field);
+        packet.drawn.extend(echo.clock_at.map(|at| clock.0.at(ipv4::HEADER_LEN + at)));
+        packet.drawn.extend(echo.echoed(&about.drawn));
+        // The quoted header's checksum is older than the times in it; the message's is not.
+        let quoted_at = header_len + icmp::HEADER_LEN;
+        let in_header = |field: &&DrawnField| about.options_changed && usize::from(field.offset) < about.headers.transport_at;
+        packet.drawn.extend(
+            about
+                .drawn
+                .iter()
+                .filter(in_header)
+                .map(|field| DrawnField { checksums: [(header_len + 2) as u16, 0], ..field.behind(quoted_at) }),
+        );
         packet.cut = missing as u32;
         self.local_out(out, packet)
     }
@@ -128,17 +144,4 @@ fn quote(about: &Packet, room: usize) -> (&[u8], usize) {
     let wanted = (about.bytes.len() + about.cut as usize).min(room);
     let held = &about.bytes[..about.bytes.len().min(wanted)];
     (held, wanted - held.len())
-}
-
-/// Options of a packet that go back in an error about it: record route and timestamps as they are, no source routes (they
-/// are refused on arrival), padded to words.
-pub(super) fn echoed_options(options: &[u8]) -> Vec<u8> {
-    let mut echoed = Vec::new();
-    for found in ipv4::walk_options(options).map_while(Result::ok) {
-        if matches!(found.kind, option::RECORD_ROUTE | option::TIMESTAMP | option::CIPSO) {
-            echoed.extend_from_slice(&options[found.at..found.at + found.len]);
-        }
-    }
-    echoed.resize(echoed.len().next_multiple_of(4), option::END);
-    echoed
 }

@@ -4,7 +4,7 @@ use super::ingress::place;
 use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
 use crate::link::neighbour::Failure;
-use crate::link::route::Way;
+use crate::link::route::{Hop, Way};
 use crate::link::source::is_link_local;
 use crate::packet::{Ipv4, Ipv6, icmp};
 use crate::verdict::{DropReason, Refusal, Verdict};
@@ -85,6 +85,7 @@ impl Director {
                 Hooked::Done(done) => return done,
             }
         }
+        self.complete_options(&mut packet, &hop);
         // What was joined here leaves in fragments again; those that said "don't fragment" are refused then, however long.
         if packet.is_v4() && packet.longest != 0 && packet.headers.dont_fragment {
             self.send_error_v4(out, &packet, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED, mtu as u32);
@@ -93,6 +94,23 @@ impl Director {
         let failure = Failure::Report { arrival: packet.arrival };
         let outcome = self.output(out, &mut packet, hop, hop.next(destination), mtu, failure);
         Director::routed(outcome, verdict)
+    }
+
+    /// A routed packet's options record the address that it leaves from.
+    fn complete_options(&self, packet: &mut Packet, hop: &Hop) {
+        if !packet.options_changed || !packet.is_v4() {
+            return;
+        }
+        if let Some(IpAddr::V4(own)) = self.host.source_on(hop, packet.headers.destination) {
+            for at in packet.recorded.into_iter().flatten().map(usize::from) {
+                if let Some(slot) = packet.bytes.get_mut(at..at + 4) {
+                    slot.copy_from_slice(&own.octets());
+                }
+            }
+        }
+        if let Ok(mut view) = Ipv4::new_checked(&mut packet.bytes[..]) {
+            view.fill_checksum();
+        }
     }
 
     /// Every fragmented packet of a protocol that IPVS handles is put together on its way through, related to IPVS or not;

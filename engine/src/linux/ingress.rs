@@ -129,11 +129,8 @@ impl Director {
                 if taken.source_route && !self.host.links.get(on).settings.accept_source_route {
                     return Err(dropped(DropReason::SourceRoute));
                 }
-                if taken.changed
-                    && let Ok(mut view) = Ipv4::new_checked(&mut packet.bytes[..])
-                {
-                    view.fill_checksum();
-                }
+                packet.recorded = taken.own_at.map(|at| at.map(|at| (crate::packet::ipv4::HEADER_LEN + at) as u16));
+                packet.options_changed = taken.changed;
                 Ok(())
             }
             Err(OptionProblem { pointer }) => {

@@ -27,6 +27,10 @@ pub struct Packet {
     pub longest_dont_fragment: bool,
     /// Lengths of the data of the IPv6 fragments that it was put together from, in order.
     pub parts: Vec<usize>,
+    /// Options were filled in on arrival: the header's checksum is made anew when the packet leaves, not before.
+    pub options_changed: bool,
+    /// Where the options got the director's address on arrival; of a routed packet it becomes that of the way out.
+    pub recorded: [Option<u16>; 2],
     /// Firewall mark.
     pub mark: u32,
     /// When it arrived or was made.
@@ -60,6 +64,8 @@ impl Packet {
             longest: 0,
             longest_dont_fragment: false,
             parts: Vec::new(),
+            options_changed: false,
+            recorded: [None; 2],
             mark: 0,
             time,
             drawn: Vec::new(),

@@ -235,6 +235,9 @@ impl Director {
             let field = DrawnField::value(port_draw, at, 2);
             drawn.push(if tunnel::port_is_summed(kind) { field.summed_at(at + udp::CHECKSUM_AT) } else { field });
         }
+        // An inner header's checksum makes up for its random fields: an outer one does not see them.
+        let before = bytes.len() - packet.bytes.len();
+        drawn.extend(packet.drawn.iter().map(|field| field.behind(before)));
         let headers = packet.headers;
         let mut sent = Packet { bytes, drawn, headers, ..packet.clone() };
         sent.reread();
