@@ -404,7 +404,7 @@ fn cuts(body: usize, room: usize, parts: &[usize]) -> Vec<usize> {
     if let [_, later @ .., last] = parts
         && let Some(first) = body.checked_sub(later.iter().sum::<usize>() + last)
     {
-        let fits = |len: &usize| (1..=room).contains(len) && len % 8 == 0;
+        let fits = |len: &usize| (1..=room).contains(len) && len.is_multiple_of(8);
         if fits(&first) && later.iter().all(fits) && *last <= room {
             return [&[first], later, &[*last]].concat();
         }

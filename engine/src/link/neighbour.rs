@@ -68,6 +68,10 @@ pub enum TimerEvent {
     Failed {
         /// When.
         time: Nanos,
+        /// Where.
+        interface: InterfaceId,
+        /// Who.
+        address: IpAddr,
         /// The packets that waited, oldest first.
         waiting: VecDeque<Waiting>,
     },
@@ -216,6 +220,14 @@ impl Neighbours {
         self.entries.get(&(interface, address)).is_some_and(|entry| entry.state == State::Failed)
     }
 
+    /// Forgets what waits for an answer.
+    pub fn purge(&mut self, interface: InterfaceId, address: IpAddr) {
+        if let Some(entry) = self.entries.get_mut(&(interface, address)) {
+            entry.waiting.clear();
+            entry.waiting_bytes = 0;
+        }
+    }
+
     /// When an entry last changed.
     pub fn updated(&self, interface: InterfaceId, address: IpAddr) -> Option<Nanos> {
         self.entries.get(&(interface, address)).map(|entry| entry.updated)
@@ -285,7 +297,8 @@ impl Neighbours {
                 entry.state = State::Failed;
                 entry.updated = time;
                 entry.waiting_bytes = 0;
-                (None, Some(TimerEvent::Failed { time, waiting: std::mem::take(&mut entry.waiting) }))
+                let (interface, address) = key;
+                (None, Some(TimerEvent::Failed { time, interface, address, waiting: std::mem::take(&mut entry.waiting) }))
             }
             State::Stale | State::Failed | State::Permanent => (None, None),
         };
@@ -407,7 +420,7 @@ mod tests {
             assert!(matches!(event, TimerEvent::Ask { time, known: None, .. } if time == Nanos::from_secs(second)));
         }
         assert!(!table.has_failed(KEY.0, KEY.1));
-        let Some(TimerEvent::Failed { time, waiting: gone }) = table.fire(Nanos::from_secs(10)) else { panic!("no failure") };
+        let Some(TimerEvent::Failed { time, waiting: gone, .. }) = table.fire(Nanos::from_secs(10)) else { panic!("no failure") };
         assert!(table.has_failed(KEY.0, KEY.1));
         assert_eq!(time, Nanos::from_secs(3));
         assert_eq!(gone.iter().map(|packet| packet.packet[0]).collect::<Vec<_>>(), [1, 2]);

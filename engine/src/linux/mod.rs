@@ -139,9 +139,14 @@ impl Director {
             Some(TimerEvent::Ask { time, interface, address, known }) => {
                 self.host.ask(out, time, interface, address, known);
             }
-            Some(TimerEvent::Failed { time, waiting }) => {
+            Some(TimerEvent::Failed { time, interface, address, waiting }) => {
                 for packet in waiting {
                     self.neighbour_failed(out, time, packet);
+                    // Telling a sender may ask for the same neighbour again: the other packets are gone then, untold.
+                    if !self.host.neighbours.has_failed(interface, address) {
+                        self.host.neighbours.purge(interface, address);
+                        break;
+                    }
                 }
             }
             None => {}

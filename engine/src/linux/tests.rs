@@ -505,3 +505,19 @@ fn options_record_the_way() {
     assert_eq!(options_of(1, RIP, CIP), [7, 11, 8, 200, 200, 200, 1, 0, 0, 0, 0, 0], "not 10.0.0.1, where it came in");
     assert_eq!(options_of(0, CIP, VIP), [7, 11, 12, 200, 200, 200, 1, 200, 200, 200, 1, 0]);
 }
+
+/// Telling a sender that its packet's next hop does not answer may ask for that very next hop: what else waited is gone then.
+#[test]
+fn a_dead_server_that_is_its_own_client() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    director.host.neighbours.remove(InterfaceId(1), ip(RIP));
+    for (on, source, to) in [(1, RIP, INSIDE), (0, CIP, DIRECTOR)] {
+        let packet = segment(source, VIP, (40000, 80), flags::SYN, 64);
+        receive(&mut director, &mut out, on, &frame(to, CLIENT, &packet));
+    }
+    out.clear();
+    director.advance(Nanos::from_millis(3500), &mut out);
+    let kinds: Vec<u16> = out.frames().map(|sent| Ethernet::new_checked(sent.bytes).unwrap().ether_type()).collect();
+    assert_eq!(kinds, [ether_type::ARP; 3], "two questions more, and a new one for the error");
+}
