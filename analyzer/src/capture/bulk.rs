@@ -1,13 +1,15 @@
-//! Reading plain pcap files in bulk: large windows, read and walked by all threads at once.
+//! Reading captures in bulk: large windows, whose frames lie in parts that are worked on by one thread each.
 //!
-//! Bytes are read into a buffer that is used again for each window; measured against a mapped file this is cheaper (page
-//! tables cost more than a copy that stays in the cache), needs no unsafe code, and a file that shrinks meanwhile is an error
-//! instead of a signal. pcap has no index, so a thread that starts in the middle guesses where a record begins; each guess is
-//! checked against where the part before it really ends, and a wrong one is walked again. What is found is therefore exactly
-//! what [`super::Reader`] finds.
+//! A plain pcap file is read and walked by all threads at once. Bytes are read into a buffer that is used again for each window;
+//! measured against a mapped file this is cheaper (page tables cost more than a copy that stays in the cache), needs no unsafe
+//! code, and a file that shrinks meanwhile is an error instead of a signal. pcap has no index, so a thread that starts in the
+//! middle guesses where a record begins; each guess is checked against where the part before it really ends, and a wrong one is
+//! walked again. What is found is therefore exactly what [`super::Reader`] finds. Anything else, compressed or pcapng, comes from
+//! a [`super::Reader`].
 
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, PcapFormat, Record, Step};
+use super::reader::Reader;
 use lvscheck_engine::Nanos;
 use rayon::prelude::*;
 use std::fs::File;
@@ -17,39 +19,85 @@ use std::path::Path;
 
 /// How many bytes one thread walks at a time: its share of a window stays in the second-level cache.
 const PART: usize = 512 << 10;
+/// How many frames a part has at most that comes from a reader.
+const PART_FRAMES: usize = 8192;
 /// How many records in a row must look right before a guess is worth checking.
 const CONVINCING: usize = 4;
 /// Seconds by which time stamps of neighbouring records may differ in a guess.
 const NEAR: u32 = 86_400;
 
-/// A plain pcap file.
-#[derive(Debug)]
+/// A capture that is read in bulk.
 pub struct BulkReader {
+    source: Source,
+    at: u64,
+    frames: u64,
+    /// The time of the last frame.
+    last: Nanos,
+}
+
+enum Source {
+    Plain(PlainFile),
+    Other(Box<OtherCapture>),
+}
+
+/// A capture that a reader reads.
+struct OtherCapture {
+    reader: Reader,
+    /// The records that it found last.
+    found: Vec<Record>,
+    /// The first frame, which was read to learn of the interfaces before it.
+    first: Option<(Record, Vec<u8>)>,
+    size: Option<u64>,
+}
+
+/// A pcap file, not compressed, on a disk.
+#[derive(Debug)]
+pub struct PlainFile {
     name: String,
     file: File,
     size: u64,
     format: PcapFormat,
     interfaces: Vec<CaptureInterface>,
-    at: u64,
-    frames: u64,
     damage: Option<Damage>,
 }
 
-/// Frames of a capture, in parts that were walked by one thread each.
+/// A frame of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BulkFrame<'a> {
+    /// When it was captured.
+    pub time: Nanos,
+    /// Where it stands, as it was asked for.
+    pub place: u16,
+    /// What was captured of it.
+    pub bytes: &'a [u8],
+    /// How long it was on the wire.
+    pub wire_len: u32,
+}
+
+/// Frames of a capture, in parts.
 #[derive(Debug, Default)]
 pub struct BulkWindow {
     bytes: Vec<u8>,
     parts: Vec<Part>,
     count: usize,
     first_number: u64,
-    format: Option<(PcapFormat, Vec<CaptureInterface>)>,
+    needs_care: bool,
+}
+
+/// A frame in a window's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    time: Nanos,
+    start: u32,
+    len: u32,
+    wire_len: u32,
+    place: u16,
 }
 
 /// Records of one part.
 #[derive(Debug, Default)]
 struct Part {
-    /// Where each record starts in the window.
-    records: Vec<u32>,
+    records: Vec<Placed>,
     /// Where the walk began and ended.
     walked: Range<usize>,
     /// Why it ended before the part's end: the rest is not whole, or makes no sense.
@@ -57,14 +105,22 @@ struct Part {
     /// Captured bytes, and bytes on the wire.
     bytes: u64,
     wire_bytes: u64,
+    /// A frame stands nowhere, or time steps back.
+    needs_care: bool,
+    /// The Ethernet addresses of the last frame, and where it stands: that of the next one with the same is the same.
+    known: Option<(u32, [u8; 12], u16)>,
 }
 
-impl BulkReader {
-    /// Opens a file if it is one for bulk reading: plain pcap, not compressed, on a disk. None: read it another way.
+/// Says where a frame of that interface of the capture stands; none: that is for something more careful to tell.
+pub trait Place: Fn(u32, &[u8]) -> Option<u16> + Sync {}
+impl<F: Fn(u32, &[u8]) -> Option<u16> + Sync> Place for F {}
+
+impl PlainFile {
+    /// Opens a file if it is a pcap file on a disk that is not compressed. None: it is read another way.
     ///
     /// # Errors
     /// The file can't be read.
-    pub fn open(path: &Path) -> Result<Option<BulkReader>, CaptureError> {
+    pub fn open(path: &Path) -> Result<Option<PlainFile>, CaptureError> {
         let name = path.display().to_string();
         let io = |source| CaptureError::Io { name: name.clone(), source };
         if path.as_os_str() == "-" {
@@ -80,8 +136,8 @@ impl BulkReader {
             return Ok(None);
         }
         let mut interfaces = Vec::new();
-        let Ok((Format::Pcap(format), at)) = format::detect(&head, &mut interfaces) else { return Ok(None) };
-        Ok(Some(BulkReader { name, file, size: metadata.len(), format, interfaces, at: at as u64, frames: 0, damage: None }))
+        let Ok((Format::Pcap(format), _)) = format::detect(&head, &mut interfaces) else { return Ok(None) };
+        Ok(Some(PlainFile { name, file, size: metadata.len(), format, interfaces, damage: None }))
     }
 
     /// The capture's one interface.
@@ -94,13 +150,18 @@ impl BulkReader {
         self.size
     }
 
+    /// Where the first record stands.
+    pub fn first(&self) -> u64 {
+        format::HEAD as u64
+    }
+
     /// Length of the header before each frame.
     #[inline]
     pub fn record_head(&self) -> usize {
         self.format.record_head()
     }
 
-    /// Reads bytes of the file, wherever the windows stand; returns how many there were.
+    /// Reads bytes of the file; returns how many there were.
     ///
     /// # Errors
     /// The file's.
@@ -116,41 +177,109 @@ impl BulkReader {
             _ => None,
         }
     }
+}
 
-    /// How many bytes are done.
+impl BulkReader {
+    /// Opens a capture, whatever it is.
+    ///
+    /// # Errors
+    /// It can't be opened, or is no capture.
+    pub fn open(path: &Path) -> Result<BulkReader, CaptureError> {
+        let (source, at) = match PlainFile::open(path)? {
+            Some(file) => {
+                let first = file.first();
+                (Source::Plain(file), first)
+            }
+            None => (Source::Other(Box::new(OtherCapture::open(path)?)), 0),
+        };
+        Ok(BulkReader { source, at, frames: 0, last: Nanos(0) })
+    }
+
+    /// The capture's interfaces that are described before its first frame, and more once they are known.
+    pub fn interfaces(&self) -> &[CaptureInterface] {
+        match &self.source {
+            Source::Plain(file) => &file.interfaces,
+            Source::Other(other) => other.reader.interfaces(),
+        }
+    }
+
+    /// Size of the file in bytes, compressed or not, if it is one.
+    pub fn size(&self) -> Option<u64> {
+        match &self.source {
+            Source::Plain(file) => Some(file.size),
+            Source::Other(other) => other.size,
+        }
+    }
+
+    /// How many bytes are done, uncompressed.
     pub fn position(&self) -> u64 {
         self.at
     }
 
     /// The fault that ended the capture early, once the last window was given.
     pub fn damage(&self) -> Option<&Damage> {
-        self.damage.as_ref()
+        match &self.source {
+            Source::Plain(file) => file.damage.as_ref(),
+            Source::Other(other) => other.reader.damage(),
+        }
     }
 
-    /// Fills the window with the next frames that lie in at most `most` bytes; false at the end.
+    /// Fills the window with the next frames that lie in about `most` bytes; false at the end.
     ///
     /// # Errors
     /// The file can't be read, or is broken before its first frame. A later fault ends the capture, see
     /// [`BulkReader::damage`].
-    pub fn next_window(&mut self, window: &mut BulkWindow, most: usize) -> Result<bool, CaptureError> {
-        window.count = 0;
+    pub fn next_window(&mut self, window: &mut BulkWindow, most: usize, place: &impl Place) -> Result<bool, CaptureError> {
         window.first_number = self.frames + 1;
-        window.format = Some((self.format, self.interfaces.clone()));
-        if self.damage.is_some() || self.at >= self.size {
-            return Ok(false);
+        window.needs_care = false;
+        match &mut self.source {
+            Source::Plain(file) => self.at = file.window(window, self.at, self.frames, most, place)?,
+            Source::Other(other) => self.at += window.gather(other, most, place)?,
+        }
+        window.finish(&mut self.last);
+        self.frames += window.count as u64;
+        Ok(window.count > 0)
+    }
+}
+
+impl OtherCapture {
+    fn open(path: &Path) -> Result<OtherCapture, CaptureError> {
+        let mut reader = Reader::open(path)?;
+        let size = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let mut found = Vec::new();
+        let first = reader.next_window(&mut found, 1)?.and_then(|window| {
+            let record = *window.records.first()?;
+            Some((Record { start: 0, ..record }, record.of(window.bytes).to_vec()))
+        });
+        Ok(OtherCapture { reader, found, first, size })
+    }
+}
+
+impl PlainFile {
+    /// Fills the window from `from` on, before which so many frames stand; returns where the next one begins.
+    fn window(
+        &mut self,
+        window: &mut BulkWindow,
+        from: u64,
+        frames: u64,
+        most: usize,
+        place: &impl Place,
+    ) -> Result<u64, CaptureError> {
+        if self.damage.is_some() || from >= self.size {
+            window.parts.clear();
+            return Ok(from);
         }
         // Room for at least one record, however small a window is asked for.
         let most = most.clamp(2 * format::MAX_RECORD, u32::MAX as usize) as u64;
-        let len = most.min(self.size - self.at) as usize;
-        window.bytes.resize(len, 0);
-        self.fill(&mut window.bytes)?;
-        window.parts.resize_with(window.bytes.len().div_ceil(PART).max(1), Part::default);
+        window.bytes.resize(most.min(self.size - from) as usize, 0);
+        window.parts.resize_with(window.bytes.len().div_ceil(PART), Part::default);
+        let near = {
+            let mut head = [0; format::HEAD];
+            let read = self.read_at(&mut head, from).unwrap_or(0);
+            self.seconds(&head[..read])
+        };
+        self.read_parts(window, from, near, place)?;
         let bytes = &window.bytes[..];
-        window.parts.par_iter_mut().enumerate().for_each(|(number, part)| {
-            let from = number * PART;
-            let start = if number == 0 { Some(0) } else { self.guess(bytes, from) };
-            part.walk(self, bytes, start, from + PART);
-        });
         let mut end = 0;
         let mut stopped = None;
         for (number, part) in window.parts.iter_mut().enumerate() {
@@ -161,66 +290,84 @@ impl BulkReader {
                 continue;
             }
             if part.walked.start != end {
-                part.walk(self, bytes, Some(end), limit);
+                part.clear();
+                part.walked = end..end;
             }
+            // What a part left is the record that reaches into the next one; all of it, if its start was guessed wrong.
+            part.walk(self, bytes, 0, limit, place);
             end = part.walked.end;
             stopped = part.stopped.take();
         }
-        window.count = window.parts.iter().map(|part| part.records.len()).sum();
-        self.at += end as u64;
-        self.frames += window.count as u64;
+        let found = frames + window.parts.iter().map(|part| part.records.len() as u64).sum::<u64>();
+        let next = from + end as u64;
+        let mut fail = |what| self.damage = Some(Damage { name: self.name.clone(), frames: found, offset: next, what });
         match stopped {
-            Some(Step::Damage(fault)) => self.fail(fault.to_string()),
-            Some(Step::More(wanted)) if self.at + wanted as u64 > self.size => {
-                let rest = self.size - self.at;
-                self.fail(format!("the last record is cut: {rest} of {wanted} bytes are there"));
+            Some(Step::Damage(fault)) => fail(fault.to_string()),
+            Some(Step::More(wanted)) if next + wanted as u64 > self.size => {
+                fail(format!("the last record is cut: {} of {wanted} bytes are there", self.size - next));
             }
             _ => {}
         }
         match &self.damage {
-            Some(Damage { name, offset, what, .. }) if self.frames == 0 => {
+            Some(Damage { name, offset, what, .. }) if found == 0 => {
                 Err(CaptureError::Broken { name: name.clone(), what: what.clone(), offset: *offset })
             }
-            _ => Ok(window.count > 0),
+            _ => Ok(next),
         }
     }
 
-    /// Reads the window's bytes, all threads at once. A file that became shorter ends there.
-    fn fill(&mut self, bytes: &mut Vec<u8>) -> Result<(), CaptureError> {
-        let at = self.at;
-        let read: Vec<io::Result<(usize, usize)>> = bytes
+    /// Reads the window's bytes and walks what lies whole within each part, all threads at once. A file that became shorter
+    /// ends there.
+    fn read_parts(
+        &mut self,
+        window: &mut BulkWindow,
+        at: u64,
+        near: Option<u32>,
+        place: &impl Place,
+    ) -> Result<(), CaptureError> {
+        let file = &*self;
+        let read: Vec<io::Result<(usize, usize)>> = window
+            .bytes
             .par_chunks_mut(PART)
+            .zip(window.parts.par_iter_mut())
             .enumerate()
-            .map(|(number, chunk)| Ok((chunk.len(), read_at(&self.file, chunk, at + (number * PART) as u64)?)))
+            .map(|(number, (chunk, part))| {
+                let from = number * PART;
+                let read = read_at(&file.file, chunk, at + from as u64)?;
+                part.clear();
+                let start = if number == 0 { Some(0) } else { file.guess(chunk, near) };
+                part.walked = start.map_or(usize::MAX..usize::MAX, |start| from + start..from + start);
+                if start.is_some() {
+                    part.walk(file, chunk, from, from + PART, place);
+                    part.stopped = None;
+                }
+                Ok((chunk.len(), read))
+            })
             .collect();
         let mut whole = 0;
         for part in read {
             let (wanted, found) = part.map_err(|source| CaptureError::Io { name: self.name.clone(), source })?;
             whole += found;
             if found < wanted {
-                bytes.truncate(whole);
+                window.bytes.truncate(whole);
                 self.size = at + whole as u64;
+                // Rare, and parts may have seen bytes that are not there: walked again from the start.
+                window.parts.iter_mut().for_each(Part::clear);
                 break;
             }
         }
         Ok(())
     }
 
-    fn fail(&mut self, what: String) {
-        self.damage = Some(Damage { name: self.name.clone(), frames: self.frames, offset: self.at, what });
+    /// The first place of a part where records seem to begin.
+    fn guess(&self, part: &[u8], near: Option<u32>) -> Option<usize> {
+        let near = near?;
+        (0..part.len()).find(|at| self.convinces(part, *at, near))
     }
 
-    /// The first place from `from` on, within one part, where records seem to begin.
-    fn guess(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        let near = self.seconds(bytes, 0)?;
-        (from..(from + PART).min(bytes.len())).find(|at| self.convinces(bytes, *at, near))
-    }
-
-    fn seconds(&self, bytes: &[u8], at: usize) -> Option<u32> {
-        match self.format.step(bytes, at, &self.interfaces) {
-            Step::Frame(record, _) => Some((record.time.0 / 1_000_000_000) as u32),
-            _ => None,
-        }
+    /// The seconds of the record whose header that is.
+    fn seconds(&self, head: &[u8]) -> Option<u32> {
+        self.format.time(head).map(|time| (time.0 / 1_000_000_000) as u32)
     }
 
     fn convinces(&self, bytes: &[u8], mut at: usize, near: u32) -> bool {
@@ -244,24 +391,20 @@ impl BulkReader {
 impl Part {
     fn clear(&mut self) {
         self.records.clear();
+        self.walked = usize::MAX..usize::MAX;
         self.stopped = None;
+        self.known = None;
+        self.needs_care = false;
         (self.bytes, self.wire_bytes) = (0, 0);
     }
 
-    /// Finds the records that begin from `start` up to `end`. Without a start there are none.
-    fn walk(&mut self, reader: &BulkReader, bytes: &[u8], start: Option<usize>, end: usize) {
-        self.clear();
-        let Some(mut at) = start else {
-            self.walked = usize::MAX..usize::MAX;
-            return;
-        };
-        let first = at;
-        while at < end.min(bytes.len()) {
-            match reader.format.step(bytes, at, &reader.interfaces) {
+    /// Finds the records that begin from where the last walk ended up to `end`, in bytes of which the first stands at `from`.
+    fn walk(&mut self, file: &PlainFile, bytes: &[u8], from: usize, end: usize, place: &impl Place) {
+        let mut at = self.walked.end;
+        while at < end.min(from + bytes.len()) {
+            match file.format.step(bytes, at - from, &file.interfaces) {
                 Step::Frame(record, size) => {
-                    self.records.push(at as u32);
-                    self.bytes += u64::from(record.len);
-                    self.wire_bytes += u64::from(record.wire_len);
+                    self.add(&record, record.start + from, record.of(bytes), place);
                     at += size;
                 }
                 step => {
@@ -270,7 +413,29 @@ impl Part {
                 }
             }
         }
-        self.walked = first..at;
+        self.walked.end = at;
+    }
+
+    /// Adds a frame that begins at `start` of the window.
+    #[inline]
+    fn add(&mut self, record: &Record, start: usize, frame: &[u8], place: &impl Place) {
+        let Record { time, interface, len, wire_len, .. } = *record;
+        self.needs_care |= self.records.last().is_some_and(|last| time < last.time);
+        let addresses = frame.first_chunk::<12>();
+        let place = match (addresses, &self.known) {
+            (Some(addresses), Some((from, known, place))) if *from == interface && known == addresses => *place,
+            _ => {
+                let found = place(interface, frame);
+                self.needs_care |= found.is_none();
+                let found = found.unwrap_or_default();
+                // Where a frame to a group stands depends on more than its addresses.
+                self.known = addresses.filter(|addresses| addresses[0] & 1 == 0).map(|addresses| (interface, *addresses, found));
+                found
+            }
+        };
+        self.bytes += u64::from(len);
+        self.wire_bytes += u64::from(wire_len);
+        self.records.push(Placed { time, start: start as u32, len, wire_len, place });
     }
 }
 
@@ -302,29 +467,62 @@ impl BulkWindow {
 
     /// A frame of a part. None beyond its end.
     #[inline]
-    pub fn frame(&self, part: usize, number: usize) -> Option<(Record, &[u8])> {
-        let at = *self.parts.get(part)?.records.get(number)? as usize;
-        let (format, interfaces) = self.format.as_ref()?;
-        match format.step(&self.bytes, at, interfaces) {
-            Step::Frame(record, _) => {
-                let frame = self.bytes.get(record.start..record.start + record.len as usize)?;
-                Some((record, frame))
-            }
-            _ => None,
-        }
+    pub fn frame(&self, part: usize, number: usize) -> Option<BulkFrame<'_>> {
+        let Placed { time, start, len, wire_len, place } = *self.parts.get(part)?.records.get(number)?;
+        let bytes = self.bytes.get(start as usize..start as usize + len as usize)?;
+        Some(BulkFrame { time, place, bytes, wire_len })
     }
-}
 
-impl BulkWindow {
-    /// The time of a frame.
-    #[inline]
-    pub fn time(&self, part: usize, number: usize) -> Option<Nanos> {
-        self.frame(part, number).map(|(record, _)| record.time)
+    /// The times of the first and the last frame.
+    pub fn times(&self) -> Option<(Nanos, Nanos)> {
+        let first = self.parts.iter().find_map(|part| part.records.first())?;
+        let last = self.parts.iter().rev().find_map(|part| part.records.last())?;
+        Some((first.time, last.time))
+    }
+
+    /// Whether some frame stands nowhere, or time steps back, within this window or from the last one to this.
+    pub fn needs_care(&self) -> bool {
+        self.needs_care
     }
 
     /// Captured bytes of all frames, and their bytes on the wire.
     pub fn lengths(&self) -> (u64, u64) {
         self.parts.iter().fold((0, 0), |sum, part| (sum.0 + part.bytes, sum.1 + part.wire_bytes))
+    }
+
+    /// Takes frames from a reader, about so many bytes; returns how many there were.
+    fn gather(&mut self, capture: &mut OtherCapture, most: usize, place: &impl Place) -> Result<u64, CaptureError> {
+        self.bytes.clear();
+        let mut records = Vec::new();
+        if let Some((record, bytes)) = capture.first.take() {
+            records.push(record);
+            self.bytes = bytes;
+        }
+        while self.bytes.len() < most.min(u32::MAX as usize / 2)
+            && let Some(window) = capture.reader.next_window(&mut capture.found, usize::MAX)?
+        {
+            let (Some(first), Some(last)) = (window.records.first(), window.records.last()) else { break };
+            let moved = |start: usize| start - first.start + self.bytes.len();
+            records.extend(window.records.iter().map(|record| Record { start: moved(record.start), ..*record }));
+            self.bytes.extend_from_slice(window.bytes.get(first.start..last.start + last.len as usize).unwrap_or_default());
+        }
+        self.parts.resize_with(records.len().div_ceil(PART_FRAMES), Part::default);
+        let bytes = &self.bytes[..];
+        self.parts.par_iter_mut().zip(records.par_chunks(PART_FRAMES)).for_each(|(part, records)| {
+            part.clear();
+            records.iter().for_each(|record| part.add(record, record.start, record.of(bytes), place));
+        });
+        Ok(self.bytes.len() as u64)
+    }
+
+    /// Sums the parts up.
+    fn finish(&mut self, last: &mut Nanos) {
+        self.count = self.parts.iter().map(|part| part.records.len()).sum();
+        for part in self.parts.iter().filter(|part| !part.records.is_empty()) {
+            let steps_back = part.records.first().is_some_and(|first| first.time < *last);
+            self.needs_care |= part.needs_care || steps_back;
+            *last = part.records.last().map_or(*last, |last| last.time);
+        }
     }
 }
 
@@ -374,14 +572,14 @@ mod tests {
     }
 
     fn in_bulk(path: &Path, most: usize) -> Option<Found> {
-        let mut reader = BulkReader::open(path).unwrap().unwrap();
+        let mut reader = BulkReader::open(path).unwrap();
         let mut window = BulkWindow::default();
         let mut found = Vec::new();
-        while reader.next_window(&mut window, most).ok()? {
+        while reader.next_window(&mut window, most, &|_, _| Some(0)).ok()? {
             for part in 0..window.parts() {
                 for number in 0..window.part_len(part) {
-                    let (record, bytes) = window.frame(part, number).unwrap();
-                    found.push((record.time.0, bytes.to_vec(), record.wire_len));
+                    let frame = window.frame(part, number).unwrap();
+                    found.push((frame.time.0, frame.bytes.to_vec(), frame.wire_len));
                 }
             }
         }

@@ -189,6 +189,17 @@ impl PcapFormat {
         self.header_len
     }
 
+    /// The time in a record's header.
+    pub fn time(&self, header: &[u8]) -> Option<Nanos> {
+        Some(self.nanos(u32_at(header, 0, self.big_endian)?, u32_at(header, 4, self.big_endian)?))
+    }
+
+    #[inline]
+    fn nanos(&self, seconds: u32, fraction: u32) -> Nanos {
+        let nanos = if self.nanoseconds { u64::from(fraction) } else { u64::from(fraction) * 1000 };
+        Nanos(u64::from(seconds) * 1_000_000_000 + nanos)
+    }
+
     /// Reads what stands at `at`.
     #[inline]
     pub fn step(&self, buffer: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {
@@ -202,8 +213,7 @@ impl PcapFormat {
         if buffer.len() - at < size {
             return Step::More(size);
         }
-        let nanos = if self.nanoseconds { u64::from(fraction) } else { u64::from(fraction) * 1000 };
-        let time = Nanos(u64::from(seconds) * 1_000_000_000 + nanos);
+        let time = self.nanos(seconds, fraction);
         let fcs_len = interfaces.first().map_or(0, |interface| interface.fcs_len);
         let (len, wire_len) = without_fcs(len, wire_len.max(len), fcs_len);
         Step::Frame(Record { time, interface: 0, start: at + self.header_len, len, wire_len }, size)

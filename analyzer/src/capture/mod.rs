@@ -10,10 +10,10 @@ mod reader;
 mod time;
 mod writer;
 
-pub use bulk::{BulkReader, BulkWindow};
+pub use bulk::{BulkFrame, BulkReader, BulkWindow, PlainFile};
 pub use error::{CaptureError, Damage, Fault};
 pub use format::{CaptureInterface, MAX_RECORD, Record};
 pub use merge::{Merge, MergedInterface};
 pub use reader::{Frame, OwnedWindow, Reader, Window};
 pub use time::Clock;
-pub use writer::{Container, Writer, pcap_head, pcap_record, pcap_record_head, pcapng_record};
+pub use writer::{Container, PCAP_RECORD_HEAD, Writer, pcap_head, pcap_record, pcap_record_head, pcapng_record};

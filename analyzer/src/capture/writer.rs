@@ -42,7 +42,7 @@ pub struct Writer {
 
 enum Target {
     File(BufWriter<NamedTempFile>, PathBuf),
-    Stream(BufWriter<Box<dyn Write + Send>>),
+    Stream(BufWriter<Box<dyn Write + Send + Sync>>),
 }
 
 impl Target {
@@ -71,7 +71,7 @@ impl Target {
         Ok(Target::File(BufWriter::with_capacity(CHUNK, file), path))
     }
 
-    fn stream(stream: impl Write + Send + 'static) -> Target {
+    fn stream(stream: impl Write + Send + Sync + 'static) -> Target {
         Target::Stream(BufWriter::with_capacity(CHUNK, Box::new(stream)))
     }
 
@@ -176,6 +176,32 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether records can be written at any place, from several threads at once: into a file, not into a pipe.
+    ///
+    /// # Errors
+    /// The disk is full, or the like.
+    pub fn takes_pieces(&mut self) -> Result<bool, CaptureError> {
+        match &mut self.target {
+            Target::File(file, _) => {
+                file.flush().map_err(|source| CaptureError::Io { name: self.name.clone(), source })?;
+                Ok(true)
+            }
+            Target::Stream(_) => Ok(false),
+        }
+    }
+
+    /// Writes records at a place of the file, if [`Writer::takes_pieces`]; else nothing.
+    ///
+    /// # Errors
+    /// The disk is full, or the like.
+    pub fn write_piece(&self, bytes: &[u8], offset: u64) -> Result<(), CaptureError> {
+        match &self.target {
+            Target::File(file, _) => write_at(file.get_ref().as_file(), bytes, offset)
+                .map_err(|source| CaptureError::Io { name: self.name.clone(), source }),
+            Target::Stream(_) => Ok(()),
+        }
+    }
+
     /// Whether the reader at the other end of a pipe went away: what is written now goes nowhere, and that is no error.
     pub fn is_closed(&self) -> bool {
         self.closed
@@ -194,6 +220,24 @@ impl Writer {
     }
 }
 
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
+}
+
 /// The header of a nanosecond pcap of Ethernet frames, little-endian.
 pub fn pcap_head() -> [u8; 24] {
     let mut head = [0; 24];
@@ -205,10 +249,13 @@ pub fn pcap_head() -> [u8; 24] {
     head
 }
 
+/// Length of the header of a pcap record as it is written.
+pub const PCAP_RECORD_HEAD: usize = 16;
+
 /// Appends the header of a nanosecond pcap record; the frame follows it.
 #[inline]
 pub fn pcap_record_head(buffer: &mut Vec<u8>, time: Nanos, len: u32, wire_len: u32) {
-    let mut header = [0; 16];
+    let mut header = [0; PCAP_RECORD_HEAD];
     // The field has 32 bits; what lies beyond 2106 stays at its end.
     let seconds = (time.0 / 1_000_000_000).min(u64::from(u32::MAX)) as u32;
     header[..4].copy_from_slice(&seconds.to_le_bytes());

@@ -9,27 +9,28 @@ use super::demands::Watch;
 use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
-use crate::capture::{BulkReader, BulkWindow, Writer, pcap_record_head};
+use crate::capture::{
+    BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, Writer, pcap_head, pcap_record_head,
+};
 use crate::compare::Comparison;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
+use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{Arrival, Director, Nanos, Output};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes of a window.
 const WINDOW: usize = 64 << 20;
 /// Bytes of the golden that one thread reads at a time.
-const GOLDEN: usize = 256 << 10;
+const GOLDEN: usize = 64 << 10;
 
 /// What a bulk replay is told.
 pub struct BulkRequest<'a> {
     /// The capture.
     pub input: BulkReader,
     /// What to compare with, from its first frame on.
-    pub golden: Option<BulkReader>,
+    pub golden: Option<PlainFile>,
     /// Where to write what leaves.
     pub write: Option<Writer>,
     /// Where frames stand.
@@ -88,68 +89,39 @@ pub struct BulkResult {
 /// # Errors
 /// Something can't be read or written.
 pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
-    let BulkRequest { input, golden, write, places, director, watch, end, stage } = request;
-    let Some(writer) = write else { return work(input, golden, None, places, director, watch, end, stage) };
-    std::thread::scope(|scope| {
-        let (full, ready) = sync_channel::<Vec<u8>>(512);
-        let (empty, used) = sync_channel::<Vec<u8>>(1024);
-        let thread = scope.spawn(move || write_out(writer, &ready, &empty));
-        let result = work(input, golden, Some((full, Mutex::new(used))), places, director, watch, end, stage);
-        let written = thread.join().unwrap_or_else(|_| Err(Failure::usage("the writing thread panicked")));
-        match (result, written) {
-            (Ok(Some(result)), Ok(writer)) => {
-                writer.finish()?;
-                Ok(Some(result))
-            }
-            (Ok(Some(_)), Err(error)) | (Err(error), _) => Err(error),
-            (Ok(None), _) => Ok(None),
-        }
-    })
-}
-
-fn write_out(mut writer: Writer, ready: &Receiver<Vec<u8>>, empty: &SyncSender<Vec<u8>>) -> Result<Writer, Failure> {
-    for mut records in ready {
-        writer.write_raw(&records)?;
-        records.clear();
-        let _nobody_needs_it = empty.try_send(records);
-    }
-    Ok(writer)
-}
-
-type Pipe = Option<(SyncSender<Vec<u8>>, Mutex<Receiver<Vec<u8>>>)>;
-
-#[expect(clippy::too_many_arguments, reason = "the fields of the request")]
-fn work(
-    mut input: BulkReader,
-    golden: Option<BulkReader>,
-    pipe: Pipe,
-    places: Places,
-    director: Director,
-    mut watch: Watch,
-    end: &dyn Fn(Nanos, Nanos) -> Nanos,
-    stage: &mut dyn FnMut(Step),
-) -> Result<Option<BulkResult>, Failure> {
+    let BulkRequest { mut input, golden, write, places, director, mut watch, end, stage } = request;
+    let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
     let mut window = BulkWindow::default();
-    let mut collector = Collector { pipe, golden: golden.map(Golden::new), ..Collector::default() };
+    let mut collector = Collector { output, golden: golden.map(Golden::new), ..Collector::default() };
     let mut counts = Counts::default();
+    let interfaces = input.interfaces().len();
+    let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
+        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces => Some(place),
+        _ => None,
+    };
     loop {
         stage(Step::Read);
-        if !input.next_window(&mut window, WINDOW)? {
+        if !input.next_window(&mut window, WINDOW, &place)? {
             break;
         }
-        let given = Given { window: &window, places: &places, floor: counts.last, needs_care: AtomicBool::new(false) };
+        if window.needs_care() {
+            return Ok(None);
+        }
         collector.start = collector.emitted;
-        batch.process(&given, &mut collector, &mut |now| stage(Step::Engine(now)));
-        if given.needs_care.into_inner() || collector.needs_care {
+        batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
+        if let Some(error) = collector.error.take() {
+            return Err(error.into());
+        }
+        if collector.needs_care {
             return Ok(None);
         }
         // Frames that are neither IPv4 nor IPv6 without tags: ARP above all. There are few.
         for (part, number) in std::mem::take(&mut collector.unusual) {
             let before: usize = (0..part).map(|part| window.part_len(part)).sum();
-            let Some((record, bytes)) = window.frame(part, number) else { continue };
+            let Some(frame) = window.frame(part, number) else { continue };
             let number = window.first_number() + (before + number) as u64;
-            watch.look(InputFrame { number, time: record.time, interface: 0, bytes, wire_len: record.wire_len });
+            watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
         }
         counts.add(&window);
         let first = counts.first.unwrap_or_default();
@@ -157,7 +129,7 @@ fn work(
     }
     let (Some(first), Some(last)) = (counts.first, counts.last) else { return Ok(None) };
     let last_golden = match &collector.golden {
-        Some(golden) if golden.at(collector.emitted) != golden.reader.size() => return Ok(None),
+        Some(golden) if golden.at(collector.emitted) != golden.file.size() => return Ok(None),
         Some(golden) => golden.last,
         None => Nanos(0),
     };
@@ -172,7 +144,14 @@ fn work(
     for frame in out.frames() {
         collector.frame(&mut piece, Leaving { head: frame.bytes, tail: &[], frame });
     }
+    collector.finish(&mut piece);
     collector.collect(piece);
+    if let Some(error) = collector.error.take() {
+        return Err(error.into());
+    }
+    if let Some(output) = collector.output.take() {
+        output.writer.finish()?;
+    }
     let frames = collector.emitted.frames;
     let outcome = Outcome {
         golden: collector.golden.is_some().then(|| Comparison {
@@ -216,74 +195,60 @@ impl Counts {
         self.frames += window.len() as u64;
         self.bytes += bytes;
         self.wire_bytes += wire_bytes;
-        let time = |part: usize, number: usize| window.frame(part, number).map(|(record, _)| record.time);
-        let filled = |part: &usize| window.part_len(*part) > 0;
-        self.first = self.first.or_else(|| (0..window.parts()).find(filled).and_then(|part| time(part, 0)));
-        let last = (0..window.parts()).rev().find(filled).and_then(|part| time(part, window.part_len(part) - 1));
-        self.last = last.or(self.last);
-    }
-}
-
-/// A window as the engine sees it. Frames that are no input, and time that steps back, need care.
-struct Given<'a> {
-    window: &'a BulkWindow,
-    places: &'a Places,
-    floor: Option<Nanos>,
-    needs_care: AtomicBool,
-}
-
-impl Given<'_> {
-    /// The time of the frame before one.
-    fn before(&self, part: usize, number: usize) -> Option<Nanos> {
-        if number > 0 {
-            return self.window.time(part, number - 1);
+        if let Some((first, last)) = window.times() {
+            self.first.get_or_insert(first);
+            self.last = Some(last);
         }
-        let earlier = (0..part).rev().find(|part| self.window.part_len(*part) > 0);
-        earlier.and_then(|part| self.window.time(part, self.window.part_len(part) - 1)).or(self.floor)
     }
 }
+
+/// A window as the engine sees it.
+struct Given<'a>(&'a BulkWindow);
 
 impl Frames for Given<'_> {
     fn parts(&self) -> usize {
-        self.window.parts()
+        self.0.parts()
     }
 
     fn part_len(&self, part: usize) -> usize {
-        self.window.part_len(part)
+        self.0.part_len(part)
     }
 
     #[inline]
     fn arrival(&self, part: usize, number: usize) -> Option<Arrival<'_>> {
-        let (record, frame) = self.window.frame(part, number)?;
-        let place = self.places.of(0, frame);
-        let steps_back = self.before(part, number).is_some_and(|before| record.time < before);
-        let Place::Arrived(interface) = place else {
-            self.needs_care.store(true, Ordering::Relaxed);
-            return None;
-        };
-        if steps_back {
-            self.needs_care.store(true, Ordering::Relaxed);
-            return None;
-        }
-        Some(Arrival { time: record.time, interface, frame, wire_len: record.wire_len })
+        let BulkFrame { time, place, bytes, wire_len } = self.0.frame(part, number)?;
+        Some(Arrival { time, interface: InterfaceId(place), frame: bytes, wire_len })
     }
 }
 
 /// The golden, read where it is compared.
 struct Golden {
-    reader: BulkReader,
-    first: u64,
+    file: PlainFile,
     last: Nanos,
 }
 
 impl Golden {
-    fn new(reader: BulkReader) -> Golden {
-        Golden { first: reader.position(), reader, last: Nanos(0) }
+    fn new(file: PlainFile) -> Golden {
+        Golden { file, last: Nanos(0) }
     }
 
     /// Where the frame stands that follows so many, if all before it are equal.
     fn at(&self, emitted: Emitted) -> u64 {
-        self.first + emitted.frames * self.reader.record_head() as u64 + emitted.bytes
+        self.file.first() + emitted.frames * self.file.record_head() as u64 + emitted.bytes
+    }
+}
+
+/// What leaves, on its way to a file or a pipe.
+struct Written {
+    writer: Writer,
+    /// Where the first record stands in the file, if pieces may be written anywhere.
+    first: Option<u64>,
+}
+
+impl Written {
+    fn new(mut writer: Writer) -> Result<Written, CaptureError> {
+        let first = writer.takes_pieces()?.then_some(pcap_head().len() as u64);
+        Ok(Written { writer, first })
     }
 }
 
@@ -291,7 +256,10 @@ impl Golden {
 #[derive(Default)]
 struct Collector {
     golden: Option<Golden>,
-    pipe: Pipe,
+    output: Option<Written>,
+    /// Buffers to use again.
+    spare: Mutex<Vec<Vec<u8>>>,
+    error: Option<CaptureError>,
     /// What was emitted in all, and when the window began.
     emitted: Emitted,
     start: Emitted,
@@ -311,35 +279,53 @@ struct Piece {
     emitted: Emitted,
     totals: Totals,
     needs_care: bool,
-    /// The golden from `golden_at` on, as far as it was read; `at` is the place in it.
+    /// The golden from `golden_at` on, of which `filled` bytes were read; `at` is the place in it.
     golden: Vec<u8>,
     golden_at: u64,
+    filled: usize,
     at: usize,
     golden_last: Nanos,
     records: Vec<u8>,
+    /// Where the records belong in the file.
+    records_at: Option<u64>,
+    error: Option<CaptureError>,
 }
 
 impl Collector {
+    /// A buffer that holds anything, and is perhaps large already.
+    fn spare(&self) -> Vec<u8> {
+        self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default()
+    }
+
+    fn keep(&self, buffer: Vec<u8>) {
+        if buffer.capacity() > 0
+            && let Ok(mut spare) = self.spare.lock()
+        {
+            spare.push(buffer);
+        }
+    }
+
     /// Whether the golden's next frame is this one.
     #[inline]
     fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
         let len = leaving.head.len() + leaving.tail.len();
-        let size = golden.reader.record_head() + len;
-        if piece.golden.len() - piece.at < size {
+        let size = golden.file.record_head() + len;
+        if piece.filled - piece.at < size {
             piece.golden_at += piece.at as u64;
-            piece.at = 0;
-            piece.golden.resize(GOLDEN.max(size), 0);
-            match golden.reader.read_at(&mut piece.golden, piece.golden_at) {
-                Ok(read) if read >= size => piece.golden.truncate(read),
+            (piece.at, piece.filled) = (0, 0);
+            if piece.golden.len() < GOLDEN.max(size) {
+                piece.golden.resize(GOLDEN.max(size), 0);
+            }
+            match golden.file.read_at(&mut piece.golden, piece.golden_at) {
+                Ok(read) if read >= size => piece.filled = read,
                 _ => return false,
             }
         }
-        let Some(record) = golden.reader.record(&piece.golden, piece.at) else { return false };
-        let head = record.start + leaving.head.len();
-        let equal = record.len as usize == len
-            && record.wire_len == len as u32 + leaving.frame.cut
-            && piece.golden.get(record.start..head) == Some(leaving.head)
-            && piece.golden.get(head..record.start + len) == Some(leaving.tail);
+        let Some(record) = piece.golden.get(..piece.filled).and_then(|bytes| golden.file.record(bytes, piece.at)) else {
+            return false;
+        };
+        let Some((head, tail)) = record.of(&piece.golden).split_at_checked(leaving.head.len()) else { return false };
+        let equal = record.wire_len == len as u32 + leaving.frame.cut && head == leaving.head && tail == leaving.tail;
         piece.at += size;
         piece.golden_last = piece.golden_last.max(record.time);
         equal
@@ -350,16 +336,18 @@ impl Sink for Collector {
     type Piece = Piece;
 
     fn piece(&self, before: Emitted) -> Piece {
+        let frames = self.start.frames + before.frames;
+        let before = Emitted { frames, bytes: self.start.bytes + before.bytes };
         let mut piece = Piece::default();
-        if let Some((_, used)) = &self.pipe
-            && let Ok(used) = used.lock()
-            && let Ok(records) = used.try_recv()
-        {
-            piece.records = records;
+        if let Some(output) = &self.output {
+            piece.records = self.spare();
+            piece.records.clear();
+            let head = PCAP_RECORD_HEAD as u64;
+            piece.records_at = output.first.map(|first| first + frames * head + before.bytes);
         }
         if let Some(golden) = &self.golden {
-            let frames = self.start.frames + before.frames;
-            piece.golden_at = golden.at(Emitted { frames, bytes: self.start.bytes + before.bytes });
+            piece.golden = self.spare();
+            piece.golden_at = golden.at(before);
         }
         piece
     }
@@ -378,7 +366,7 @@ impl Sink for Collector {
         {
             piece.needs_care |= !self.agrees(golden, piece, &leaving);
         }
-        if self.pipe.is_some() {
+        if self.output.is_some() {
             let len = leaving.head.len() + leaving.tail.len();
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             piece.records.extend_from_slice(leaving.head);
@@ -394,6 +382,14 @@ impl Sink for Collector {
             _ => return piece.others.push((part, number, verdict)),
         };
         counter.get_or_insert((verdict, 0)).1 += 1;
+    }
+
+    fn finish(&self, piece: &mut Piece) {
+        if let (Some(output), Some(at)) = (&self.output, piece.records_at) {
+            piece.error = output.writer.write_piece(&piece.records, at).err();
+            self.keep(std::mem::take(&mut piece.records));
+        }
+        self.keep(std::mem::take(&mut piece.golden));
     }
 
     fn collect(&mut self, piece: Piece) {
@@ -412,9 +408,12 @@ impl Sink for Collector {
         if let Some(golden) = &mut self.golden {
             golden.last = golden.last.max(piece.golden_last);
         }
-        if let Some((full, _)) = &self.pipe {
-            // When the writer failed its error is reported in the end.
-            let _writer_is_gone = full.send(piece.records);
+        self.error = self.error.take().or(piece.error);
+        if let Some(output) = &mut self.output
+            && output.first.is_none()
+        {
+            self.error = self.error.take().or(output.writer.write_raw(&piece.records).err());
+            self.keep(piece.records);
         }
     }
 }

@@ -6,9 +6,8 @@ use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::work::{LINGER, LISTENED};
 use super::{Replayed, Request, Source, describe_without_capture, director_summary};
-use crate::capture::{BulkReader, Writer};
+use crate::capture::{BulkReader, CaptureInterface, PlainFile, Writer};
 use crate::exit::Failure;
-use lvscheck_engine::config::{Command, ForwardingMethod};
 use lvscheck_engine::profile::System;
 use lvscheck_engine::{Director, Draws, Nanos};
 use std::path::Path;
@@ -33,25 +32,26 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     if !plain {
         return Ok(None);
     }
-    let Some(input) = open(capture).filter(|input| input.size() >= SMALLEST) else { return Ok(None) };
+    // What can't be read so is the careful way's, errors included.
+    let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
+    let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
+    if capture.as_os_str() == "-" || !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
+        return Ok(None);
+    }
     let Some(description) = describe_without_capture(request)? else { return Ok(None) };
     let config = &description.config;
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let golden = match &request.golden {
         Some(Source::File(path)) => {
             let named = stem(path).is_some_and(|stem| config.interface(&stem).is_some());
-            match open(path) {
-                Some(golden) if !named => Some(golden),
+            match PlainFile::open(path) {
+                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) => Some(golden),
                 _ => return Ok(None),
             }
         }
         _ => None,
     };
-    let tunnels = config.commands.iter().any(|command| {
-        matches!(command, Command::AddServer { settings, .. } | Command::EditServer { settings, .. }
-            if matches!(settings.method, ForwardingMethod::Tunnel(_)))
-    });
-    if config.profile.system != System::Linux || tunnels {
+    if config.profile.system != System::Linux {
         return Ok(None);
     }
     let director = Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?;
@@ -68,10 +68,11 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
             (None, false) => last.max(changed) + LINGER,
         }
     };
+    let size = input.size().unwrap_or(0);
     if let Some(bar) = &request.progress {
-        bar.set_length(input.size());
+        bar.set_length(size);
     }
-    let (size, progress) = (input.size(), request.progress.as_ref());
+    let progress = request.progress.as_ref();
     let mut stage = |step: Step| {
         observe(step);
         if let (Step::Frames { position, first: began, .. }, bar) = (step, progress) {
@@ -82,7 +83,10 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
         }
     };
     let watch = Watch::new(config, true);
-    let places = Places::new(config, [stem(capture).as_deref()]);
+    let own = stem(capture);
+    let interfaces: Vec<Option<&str>> =
+        input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
+    let places = Places::new(config, interfaces);
     let asked = BulkRequest { input, golden, write, places, director, watch, end: &end, stage: &mut stage };
     let Some(result) = bulk::run(asked)? else { return Ok(None) };
     let seconds = start.elapsed().as_secs_f64();
@@ -103,10 +107,4 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     std::mem::forget(result.director);
     let counted = outcome.services.clone();
     Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
-}
-
-/// Opens a capture of Ethernet frames for bulk reading. What can't be opened so is the careful way's, errors included.
-fn open(path: &Path) -> Option<BulkReader> {
-    let reader = BulkReader::open(path).ok().flatten()?;
-    reader.interfaces().iter().all(|interface| interface.link_type == 1).then_some(reader)
 }

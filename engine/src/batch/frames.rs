@@ -79,6 +79,9 @@ pub trait Sink: Sync {
     /// An arrival is done; the frames that it caused came before. `part` and `number` say which.
     fn verdict(&self, piece: &mut Self::Piece, part: usize, number: usize, verdict: Verdict);
 
+    /// A piece is complete: what can be done with it whatever the others hold.
+    fn finish(&self, _piece: &mut Self::Piece) {}
+
     /// Takes a piece that is finished. Called in the order of the arrivals.
     fn collect(&mut self, piece: Self::Piece);
 }

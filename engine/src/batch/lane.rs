@@ -11,6 +11,7 @@ use crate::time::Nanos;
 use crate::track::{SHARDS, shard_of};
 use foldhash::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 const ETHERNET: usize = 14;
 /// TCP flag bits.
@@ -108,6 +109,8 @@ pub(super) struct Lane {
     pub clients: Vec<Ipv6Addr>,
     /// Bytes of all IP packets in lane.
     pub bytes: u64,
+    /// How many items the lanes before this one have.
+    pub base: usize,
 }
 
 /// What one thread needs to fill lanes, whichever they are.
@@ -123,11 +126,15 @@ pub(super) struct Scratch {
 const SOURCES: usize = 1024;
 
 impl Lane {
-    /// The items of a shard.
-    pub fn shard(&self, shard: usize) -> &[Item] {
-        let from = if shard == 0 { 0 } else { self.ends.get(shard - 1).copied().unwrap_or(0) } as usize;
-        let to = self.ends.get(shard).copied().unwrap_or(0) as usize;
-        self.items.get(from..to).unwrap_or(&[])
+    /// Where the items of a shard stand.
+    pub fn shard(&self, shard: usize) -> Range<usize> {
+        let from = if shard == 0 { 0 } else { self.ends.get(shard - 1).copied().unwrap_or(0) };
+        from as usize..self.ends.get(shard).copied().unwrap_or(0) as usize
+    }
+
+    /// How many frames the part has, in lane or not.
+    pub fn frames(&self) -> usize {
+        self.items.len() + self.others.len()
     }
 
     /// The client of an item.

@@ -33,7 +33,7 @@ use lane::{Lane, Scratch};
 use rayon::prelude::*;
 use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use way::{Plan, source_is_good, way_back};
 
 /// What batch does at a moment, for whoever takes the time: the engine has no clock.
@@ -77,7 +77,9 @@ pub struct Batch {
     lanes: Vec<Lane>,
     /// The number of each part's first frame in the window, and the number of all frames.
     starts: Vec<usize>,
-    outcomes: Vec<AtomicU32>,
+    /// What became of packets: in the order of all lanes' items, and in the order of a run's packets.
+    found: Vec<AtomicU64>,
+    outcomes: Vec<AtomicU64>,
     runs: Vec<ShardRun>,
     handled: Handled,
     out: Output,
@@ -98,6 +100,7 @@ impl Batch {
             plan: None,
             lanes: Vec::new(),
             starts: Vec::new(),
+            found: Vec::new(),
             outcomes: Vec::new(),
             runs: vec![ShardRun::default(); SHARDS],
             handled: Handled::default(),
@@ -210,6 +213,14 @@ impl Batch {
                 |client, on| way_back(host, client, on).map(|way| way.mtu),
             );
         });
+        let mut base = 0;
+        for lane in &mut self.lanes {
+            lane.base = base;
+            base += lane.items.len();
+        }
+        if self.found.len() < base {
+            self.found.resize_with(base, AtomicU64::default);
+        }
     }
 
     /// How far a run can go at most: to the next frame that is not plain, to the next moment at which anything but connections
@@ -273,6 +284,7 @@ impl Batch {
             sink.verdict(&mut piece, part, number, verdict);
             self.handled.serial += 1;
         }
+        sink.finish(&mut piece);
         sink.collect(piece);
     }
 
@@ -289,13 +301,14 @@ impl Batch {
         stage(Stage::Track);
         plan.ways.learn(&plan.ends, parts.ipvs);
         if self.outcomes.len() < range.len() {
-            self.outcomes.resize_with(range.len(), AtomicU32::default);
+            self.outcomes.resize_with(range.len(), AtomicU64::default);
         }
         let context = Context {
             ends: &plan.ends,
             ways: &plan.ways,
             rules: parts.ipvs.state_rules(),
             sloppy: plan.sloppy,
+            found: &self.found,
             outcomes: &self.outcomes,
         };
         let stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range: range.clone() };
@@ -303,6 +316,7 @@ impl Batch {
         if done == 0 {
             return 0;
         }
+        run::put_in_order(&stretch, &context, done);
         stage(Stage::Schedule);
         let range = range.start..range.start + done;
         let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
@@ -350,6 +364,7 @@ impl Batch {
                         emitter.emit(shared, &mut piece, (part, number), &arrival, outcome(part, number), &mut passing);
                     }
                 }
+                shared.finish(&mut piece);
                 (piece, passing.passed)
             })
             .collect();

@@ -16,51 +16,29 @@ use crate::track::{ClientKey, ConnectionId, Direction, Entry, Fingerprint, Ipvs,
 use rayon::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// What became of a packet of a run, in one word: two bits say what it is, two by how much it changed its server's active
-/// connections, the rest names the binding of its connection, or the connection among those that the run opened.
+/// What became of a packet of a run, in one word: what it is and by how much it changed its server's active connections stand
+/// at the top. Below is the binding of its connection; where that is not known yet, the connection's place among those that the
+/// run opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u32);
+struct Word(u64);
 
 impl Word {
-    const KIND: u32 = 3 << 30;
-    const REQUEST: u32 = 0;
-    const ANSWER: u32 = 1 << 30;
+    const KIND: u64 = 3 << 62;
+    const REQUEST: u64 = 0;
+    const ANSWER: u64 = 1 << 62;
     /// Of a connection that the run opened.
-    const FRESH: u32 = 2 << 30;
-    /// It opened its connection.
-    const OPENS: u32 = 3 << 30;
-    const CHANGE: u32 = 3 << 28;
-    const MORE: u32 = 1 << 28;
-    const LESS: u32 = 2 << 28;
-    const PLACE: u32 = (1 << 28) - 1;
+    const FRESH: u64 = 2 << 62;
+    /// It opened its connection. Once its server is chosen the binding stands below.
+    const OPENS: u64 = 3 << 62;
+    const CHANGE: u64 = 3 << 60;
+    const MORE: u64 = 1 << 60;
+    const LESS: u64 = 2 << 60;
 
-    /// Whether schedulers are concerned.
-    #[inline]
-    fn is_event(self) -> bool {
-        self.0 & Word::CHANGE != 0 || self.0 & Word::KIND == Word::OPENS
-    }
-
-    fn kind(self) -> u32 {
-        self.0 & Word::KIND
-    }
-
-    fn place(self) -> u32 {
-        self.0 & Word::PLACE
-    }
-
-    /// Among the connections that the run opened: the shard, and the place in its list.
-    fn opened(self) -> (usize, usize) {
-        ((self.place() >> PLACE_BITS) as usize, (self.0 & ((1 << PLACE_BITS) - 1)) as usize)
-    }
-
-    fn change(self) -> i32 {
-        match self.0 & Word::CHANGE {
-            Word::MORE => 1,
-            Word::LESS => -1,
-            _ => 0,
-        }
+    /// Of a connection that the run opened: by its shard, its place in the shard's list, and the place of its service.
+    fn opened(kind: u64, shard: usize, place: usize, end: u16) -> Word {
+        Word(kind | u64::from(end) << 32 | (shard as u64) << PLACE_BITS | place as u64)
     }
 
     fn changing(self, active: i32) -> Word {
@@ -74,6 +52,40 @@ impl Word {
                     0
                 },
         )
+    }
+
+    /// Whether schedulers are concerned.
+    #[inline]
+    fn is_event(self) -> bool {
+        self.0 & Word::CHANGE != 0 || self.kind() == Word::OPENS
+    }
+
+    #[inline]
+    fn kind(self) -> u64 {
+        self.0 & Word::KIND
+    }
+
+    #[inline]
+    fn binding(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn end(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline]
+    fn place(self) -> (usize, usize) {
+        let place = self.0 as u32;
+        ((place >> PLACE_BITS) as usize, (place & ((1 << PLACE_BITS) - 1)) as usize)
+    }
+
+    fn change(self) -> i32 {
+        match self.0 & Word::CHANGE {
+            Word::MORE => 1,
+            Word::LESS => -1,
+            _ => 0,
+        }
     }
 }
 
@@ -147,18 +159,40 @@ pub(super) struct Stretch<'a> {
     pub range: Range<usize>,
 }
 
+/// What a shard gets of a part.
+struct Segment<'a> {
+    lane: &'a Lane,
+    items: &'a [Item],
+    /// The place of the first item among all of the window.
+    place: usize,
+    /// What makes an item's number in its part its number in the run.
+    offset: i64,
+}
+
 impl Stretch<'_> {
-    /// The items of one shard within the run, with their number in the run.
-    fn items(&self, shard: usize) -> impl Iterator<Item = (&Lane, &[Item], i64)> {
+    /// The packets of one shard within the run.
+    fn segments(&self, shard: usize) -> impl Iterator<Item = Segment<'_>> {
         self.lanes.iter().zip(self.starts).filter_map(move |(lane, start)| {
-            let items = lane.shard(shard);
-            let place = |number: usize| items.partition_point(|item| start + (item.number as usize) < number);
-            let last = items.last()?;
-            let from = if *start >= self.range.start { 0 } else { place(self.range.start) };
-            let to = if start + (last.number as usize) < self.range.end { items.len() } else { place(self.range.end) };
-            let items = items.get(from..to).filter(|items| !items.is_empty())?;
-            Some((lane, items, *start as i64 - self.range.start as i64))
+            let own = lane.shard(shard);
+            let (from, to) = if *start >= self.range.start && start + lane.frames() <= self.range.end {
+                (0, own.len())
+            } else {
+                let items = lane.items.get(own.clone())?;
+                let place = |number: usize| items.partition_point(|item| start + (item.number as usize) < number);
+                (place(self.range.start), place(self.range.end))
+            };
+            let within = own.start + from..own.start + to;
+            let place = lane.base + within.start;
+            let items = lane.items.get(within).filter(|items| !items.is_empty())?;
+            Some(Segment { lane, items, place, offset: *start as i64 - self.range.start as i64 })
         })
+    }
+}
+
+impl Segment<'_> {
+    /// Looks at its items, so that memory brings them before they are needed.
+    fn touch(&self) {
+        std::hint::black_box(self.items.iter().step_by(2).fold(0, |sum, item| sum ^ item.number));
     }
 }
 
@@ -172,8 +206,10 @@ pub(super) struct Context<'a> {
     pub rules: StateRules,
     /// TCP connections open without SYN.
     pub sloppy: bool,
-    /// The place of each packet's outcome.
-    pub outcomes: &'a [AtomicU32],
+    /// What became of each packet, in the order of the items of all lanes: so a shard writes what lies together.
+    pub found: &'a [AtomicU64],
+    /// The same in the order of the packets of the run, once it is put so.
+    pub outcomes: &'a [AtomicU64],
 }
 
 /// Follows the packets of a stretch; returns how many frames of it were done.
@@ -189,6 +225,24 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
         shards.par_iter_mut().zip(runs.par_iter_mut()).for_each(|(shard, run)| run.go_back(shard, done));
     }
     done as usize
+}
+
+/// Puts what was found into the order of the packets; the first `done` of them count.
+pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) {
+    let range = stretch.range.start..stretch.range.start + done;
+    stretch.lanes.par_iter().zip(stretch.starts).for_each(|(lane, start)| {
+        if start + lane.frames() <= range.start || *start >= range.end {
+            return;
+        }
+        for (item, found) in lane.items.iter().zip(context.found.get(lane.base..).unwrap_or_default()) {
+            let number = start + item.number as usize;
+            if range.contains(&number)
+                && let Some(outcome) = context.outcomes.get(number - range.start)
+            {
+                outcome.store(found.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+    });
 }
 
 /// An item with what its connection is looked up by.
@@ -209,18 +263,31 @@ impl ShardRun {
 
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        for (lane, items, offset) in stretch.items(number) {
-            for group in items.chunks(GROUP) {
+        let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
+        shard.touch_all(segments.iter().map(|segment| segment.items.len()).sum());
+        for (index, segment) in segments.iter().enumerate() {
+            if let Some(next) = segments.get(index + 1) {
+                next.touch();
+            }
+            for (group_number, group) in segment.items.chunks(GROUP).enumerate() {
                 let mut wanted = [Wanted { fingerprint: Fingerprint::default(), client: nobody, candidate: None }; GROUP];
+                let mut answers = false;
                 for (wanted, item) in wanted.iter_mut().zip(group) {
-                    let Some(key) = key_of(lane, item, context.ends) else { continue };
-                    let fingerprint = key.fingerprint();
+                    let Some(key) = key_of(segment.lane, item, context.ends) else { continue };
+                    (wanted.fingerprint, wanted.client) = (key.fingerprint(), key.client);
+                    answers = usize::from(item.end) >= context.ends.services;
+                }
+                // If the last one of a group is an answer most are.
+                shard.touch_index(wanted.iter().map(|wanted| wanted.fingerprint), answers);
+                for (wanted, item) in wanted.iter_mut().zip(group) {
                     let answer = usize::from(item.end) >= context.ends.services;
-                    *wanted = Wanted { fingerprint, client: key.client, candidate: shard.candidate(fingerprint, answer) };
+                    wanted.candidate = shard.candidate(wanted.fingerprint, answer);
                 }
                 shard.touch(wanted.iter().filter_map(|wanted| wanted.candidate));
-                for (wanted, item) in wanted.iter().zip(group) {
-                    let at = (offset + i64::from(item.number)) as u32;
+                let place = segment.place + group_number * GROUP;
+                let found = context.found.get(place..place + group.len()).unwrap_or_default();
+                for ((wanted, item), found) in wanted.iter().zip(group).zip(found) {
+                    let at = (segment.offset + i64::from(item.number)) as u32;
                     // Another shard may have found an odd packet before this one: what follows is done again anyway.
                     if at >= first_odd.load(Ordering::Relaxed) {
                         return;
@@ -229,9 +296,7 @@ impl ShardRun {
                         first_odd.fetch_min(at, Ordering::Relaxed);
                         return;
                     };
-                    if let Some(place) = context.outcomes.get(at as usize) {
-                        place.store(word.0, Ordering::Relaxed);
-                    }
+                    found.store(word.0, Ordering::Relaxed);
                 }
             }
         }
@@ -274,19 +339,19 @@ impl ShardRun {
             if let Some(look) = look {
                 self.timers.push((at, look, shard.id(slot)));
             }
-            return Some(Word(Word::OPENS | (number << PLACE_BITS | place) as u32).changing(advance.active));
+            return Some(Word::opened(Word::OPENS, number, place, item.end).changing(advance.active));
         };
         let entry = shard.at(slot)?;
         let binding = entry.binding;
         let (longest, word) = match binding & UNBOUND {
-            0 => (context.ways.binding(binding)?.longest, Word::REQUEST | binding),
-            _ => (service.longest, Word::FRESH | (number as u32) << PLACE_BITS | binding & !UNBOUND),
+            0 => (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding))),
+            _ => (service.longest, Word::opened(Word::FRESH, number, (binding & !UNBOUND) as usize, item.end)),
         };
         if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
             return None;
         }
         let active = self.advance(shard, slot, Direction::Input, event, item.time, at, &context.rules)?;
-        Some(Word(word).changing(active))
+        Some(word.changing(active))
     }
 
     /// Whether an entry is that of a client's packet.
@@ -320,7 +385,7 @@ impl ShardRun {
             return None;
         }
         let active = self.advance(shard, slot, Direction::Output, event, item.time, at, &context.rules)?;
-        Some(Word(Word::ANSWER | binding).changing(active))
+        Some(Word(Word::ANSWER | u64::from(binding)).changing(active))
     }
 
     /// A packet of an entry passes; returns by how much its server's active connections change.
@@ -393,35 +458,44 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
         }
     }
     let mut counts = Counts { ways: context.ways, candidates };
-    for word in context.outcomes.iter().take(done) {
-        let word = Word(word.load(Ordering::Relaxed));
+    for outcome in context.outcomes.iter().take(done) {
+        let mut word = Word(outcome.load(Ordering::Relaxed));
         if !word.is_event() {
             continue;
         }
-        let mut binding = word.place();
-        if word.kind() == Word::OPENS || word.kind() == Word::FRESH {
-            let (shard, place) = word.opened();
-            let Some(opened) = runs.get_mut(shard).and_then(|run| run.opened.get_mut(place)) else { continue };
-            if word.kind() == Word::OPENS {
+        let change = word.change();
+        if word.kind() == Word::OPENS {
+            let Some(service) = context.ways.service(word.end()) else { continue };
+            let (shard, place) = word.place();
+            // Memory is slow to bring these, one by one as they are needed here: most schedulers need nothing of them.
+            let opened = || runs.get(shard).and_then(|run| run.opened.get(place));
+            if expired.peek().is_some()
+                && let Some(opened) = opened()
+            {
                 // What expired before this packet no longer counts.
                 while let Some((_, connection)) = expired.next_if(|(at, _)| *at <= opened.time) {
                     ipvs.release(&connection);
                     counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
                 }
-                let Some(server) = choose(ipvs, context, draws, &counts, opened) else { continue };
-                opened.binding = context.ways.binding_of(server);
-                let entry = &mut ipvs.services.servers[server as usize];
-                entry.total += 1;
-                entry.counters.connections += 1;
-                let service = entry.service;
-                ipvs.services.all[service as usize].counters.connections += 1;
-                counts.refresh(ipvs, server);
             }
-            binding = opened.binding;
+            let opened = if ipvs.scheduler_looks_at_packets(service.number) { opened() } else { None };
+            let Some(server) = choose(ipvs, context, draws, &counts, word.end(), opened) else { continue };
+            word = Word(Word::OPENS | u64::from(context.ways.binding_of(server)));
+            outcome.store(word.0, Ordering::Relaxed);
+            let entry = &mut ipvs.services.servers[server as usize];
+            entry.total += 1;
+            entry.counters.connections += 1;
+            let service = entry.service;
+            ipvs.services.all[service as usize].counters.connections += 1;
+            counts.refresh(ipvs, server);
+        } else if word.kind() == Word::FRESH {
+            let (shard, place) = word.place();
+            let opening = runs.get(shard).and_then(|run| run.opened.get(place)).map(|opened| opened.number);
+            let outcome = opening.and_then(|number| context.outcomes.get(number as usize));
+            word = outcome.map_or(word, |outcome| Word(outcome.load(Ordering::Relaxed)));
         }
-        let change = word.change();
         if change != 0
-            && let Some(way) = context.ways.binding(binding)
+            && let Some(way) = context.ways.binding(word.binding())
             && let Some(entry) = ipvs.services.servers.get_mut(way.server as usize)
         {
             entry.active = entry.active.saturating_add_signed(change);
@@ -455,18 +529,30 @@ impl Counts<'_> {
     }
 }
 
-fn choose(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, counts: &Counts<'_>, opened: &Opened) -> Option<u32> {
-    let service = context.ways.service(opened.end)?;
-    let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(opened.end))?;
-    let flow = FlowKey { protocol, source: opened.client, destination, source_port: opened.port, destination_port };
-    ipvs.choose_among(counts.candidates.get(usize::from(opened.end))?, service.number, &flow, opened.time, draws)
+/// Asks the scheduler of a service; `opened` is there if it looks at that.
+fn choose(
+    ipvs: &mut Ipvs,
+    context: &Context<'_>,
+    draws: &Draws,
+    counts: &Counts<'_>,
+    end: u16,
+    opened: Option<&Opened>,
+) -> Option<u32> {
+    let service = context.ways.service(end)?;
+    let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(end))?;
+    let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Nanos(0));
+    let (source, source_port, time) = opened.map_or(nobody, |opened| (opened.client, opened.port, opened.time));
+    let flow = FlowKey { protocol, source, destination, source_port, destination_port };
+    ipvs.choose_among(counts.candidates.get(usize::from(end))?, service.number, &flow, time, draws)
 }
 
 /// Writes what was chosen into the connections.
 fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
     let (shards, bindings) = ipvs.shards_mut();
-    shards.par_iter_mut().zip(runs.par_iter()).for_each(|(shard, run)| {
-        for opened in &run.opened {
+    shards.par_iter_mut().zip(runs.par_iter_mut()).for_each(|(shard, run)| {
+        for opened in &mut run.opened {
+            let outcome = context.outcomes.get(opened.number as usize);
+            opened.binding = outcome.map_or(UNBOUND, |outcome| Word(outcome.load(Ordering::Relaxed)).binding());
             if let Some(entry) = shard.at(opened.slot) {
                 entry.binding = opened.binding;
             }
@@ -480,14 +566,14 @@ fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
 impl Outcome {
     /// From what tracking stored, once servers are chosen.
     #[inline]
-    pub fn read(stored: u32, runs: &[ShardRun]) -> Outcome {
+    pub fn read(stored: u64, runs: &[ShardRun]) -> Outcome {
         let word = Word(stored);
-        let opens = word.kind() == Word::OPENS;
-        if !opens && word.kind() != Word::FRESH {
-            return Outcome { binding: word.place(), opens, answer: word.kind() == Word::ANSWER };
+        let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
+        if word.kind() != Word::FRESH {
+            return Outcome { binding: word.binding(), opens, answer };
         }
-        let (shard, place) = word.opened();
+        let (shard, place) = word.place();
         let opened = runs.get(shard).and_then(|run| run.opened.get(place));
-        Outcome { binding: opened.map_or(UNBOUND, |opened| opened.binding), opens, answer: false }
+        Outcome { binding: opened.map_or(UNBOUND, |opened| opened.binding), opens, answer }
     }
 }

@@ -194,6 +194,12 @@ impl ServiceScheduler {
         matches!(self, ServiceScheduler::Lblc(_) | ServiceScheduler::Lblcr(_))
     }
 
+    /// Whether its choice depends on the packet: on its addresses, its port or its time.
+    pub fn looks_at_packets(&self) -> bool {
+        use ServiceScheduler::{Dh, Lblc, Lblcr, Mh, Sh};
+        matches!(self, Dh(_) | Sh(_) | Mh(_) | Lblc(_) | Lblcr(_))
+    }
+
     /// Whether its choices are drawn.
     pub fn draws(&self) -> bool {
         matches!(self, ServiceScheduler::Twos(_))

@@ -6,6 +6,7 @@
 mod binding;
 mod command;
 mod connection;
+mod index;
 mod open;
 mod persistence;
 #[cfg(test)]
@@ -21,10 +22,11 @@ mod timer;
 pub use binding::{Binding, Bindings};
 pub use command::CommandError;
 pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, Flags, StateRules, TransportEvent};
+pub use index::Fingerprint;
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
-pub use table::{ClientKey, Fingerprint, SHARDS, Shard, Table, shard_of};
+pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
 use crate::listing::{ConnectionView, ServiceView};

@@ -186,6 +186,11 @@ impl Ipvs {
         scheduler.schedule(candidates, wanted).map(|place| candidates[place].number)
     }
 
+    /// Whether the choice of a server depends on more of the packet than that it opens a connection.
+    pub(crate) fn scheduler_looks_at_packets(&self, service: u32) -> bool {
+        self.services.all.get(service as usize).is_none_or(|service| service.scheduler.looks_at_packets())
+    }
+
     /// The server that the client's connection was observed to go to, when the service has it.
     fn observed(&self, service: u32, flow: &FlowKey, now: Nanos) -> Option<u32> {
         let client = SocketAddr::new(flow.source, flow.source_port);
