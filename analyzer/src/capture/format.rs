@@ -203,9 +203,20 @@ impl PcapFormat {
     /// Reads what stands at `at`.
     #[inline]
     pub fn step(&self, buffer: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {
-        let Some(header) = buffer.get(at..at + self.header_len) else { return Step::More(self.header_len) };
-        let field = |from| u32_at(header, from, self.big_endian).unwrap_or(0);
-        let (seconds, fraction, len, wire_len) = (field(0), field(4), field(8), field(12));
+        // The modified format's header is longer, but begins the same.
+        let whole = buffer.len().saturating_sub(at) >= self.header_len;
+        let Some(header) = buffer.get(at..).and_then(|rest| rest.first_chunk::<16>()).filter(|_| whole) else {
+            return Step::More(self.header_len);
+        };
+        let (fields, _) = header.as_chunks::<4>();
+        let mut words = [0; 4];
+        for (word, field) in words.iter_mut().zip(fields) {
+            *word = u32::from_le_bytes(*field);
+        }
+        if self.big_endian {
+            words = words.map(u32::swap_bytes);
+        }
+        let [seconds, fraction, len, wire_len] = words;
         if len as usize > MAX_RECORD {
             return Step::Damage(Fault::RecordLength(len));
         }

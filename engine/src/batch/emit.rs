@@ -60,12 +60,19 @@ impl WaysBack {
 
     fn get(&mut self, host: &Host, client: IpAddr, on: InterfaceId) -> Option<&LinkWay> {
         self.kept.resize(256, None);
-        let at = super::lane::kept_at(client) % self.kept.len();
+        let at = super::lane::kept_at(bits_of(client)) % self.kept.len();
         let kept = self.kept.get_mut(at)?;
         if kept.as_ref().is_none_or(|(known, interface, _)| (*known, *interface) != (client, on)) {
             *kept = Some((client, on, way_back(host, client, on)?));
         }
         kept.as_ref().map(|(.., way)| way)
+    }
+}
+
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).into(),
+        IpAddr::V6(v6) => v6.into(),
     }
 }
 
@@ -188,8 +195,17 @@ fn length(frame: &[u8], v4: bool) -> Option<usize> {
 #[inline]
 fn begin(head: &mut [u8; HEAD], link: &LinkWay, packet: &[u8], len: usize) -> usize {
     let start = link.header.len();
-    head[..start].copy_from_slice(&link.header);
-    head[start..start + len].copy_from_slice(&packet[..len]);
+    // Of known length nearly always: then this is a few moves instead of calls.
+    if start == ETHERNET {
+        head[..ETHERNET].copy_from_slice(&link.header[..ETHERNET]);
+    } else {
+        head[..start].copy_from_slice(&link.header);
+    }
+    let room = &mut head[start..start + len];
+    match (room.first_chunk_mut::<20>(), packet.first_chunk::<20>()) {
+        (Some(room), Some(packet)) if len == 20 => *room = *packet,
+        _ => room.copy_from_slice(&packet[..len]),
+    }
     start + len
 }
 

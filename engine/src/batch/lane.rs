@@ -8,7 +8,7 @@
 use crate::config::{Family, InterfaceId, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::time::Nanos;
-use crate::track::{SHARDS, shard_of};
+use crate::track::{SHARDS, shard_of, shard_of_v4};
 use foldhash::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -119,7 +119,28 @@ pub(super) struct Scratch {
     /// Packets in lane in order.
     unsorted: Vec<Item>,
     /// Sources that were found good last, by a hash of the address, and where they came in.
-    good_sources: Vec<(IpAddr, InterfaceId)>,
+    good_sources: Vec<(Address, InterfaceId)>,
+}
+
+/// An IP address as a number: what is compared for every packet should be compared at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Address {
+    bits: u128,
+    v4: bool,
+}
+
+impl Address {
+    fn v4(bytes: [u8; 4]) -> Address {
+        Address { bits: u32::from_be_bytes(bytes).into(), v4: true }
+    }
+
+    fn v6(bytes: [u8; 16]) -> Address {
+        Address { bits: u128::from_be_bytes(bytes), v4: false }
+    }
+
+    fn ip(self) -> IpAddr {
+        if self.v4 { Ipv4Addr::from(self.bits as u32).into() } else { Ipv6Addr::from(self.bits).into() }
+    }
 }
 
 /// How many good sources are remembered.
@@ -161,7 +182,7 @@ impl Lane {
         unsorted.clear();
         self.clients.clear();
         self.bytes = 0;
-        let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), InterfaceId(u16::MAX));
+        let nobody = (Address { bits: 0, v4: true }, InterfaceId(u16::MAX));
         good_sources.resize(SOURCES, nobody);
         self.ends.clear();
         self.ends.resize(SHARDS, 0);
@@ -180,24 +201,24 @@ impl Lane {
                     return None;
                 }
                 let request = usize::from(place) < ends.services;
-                if !request && way_back(plain.destination, arrival.interface).is_none_or(|mtu| u32::from(plain.len) > mtu) {
+                let back = |mtu: u32| u32::from(plain.len) <= mtu;
+                if !request && !way_back(plain.destination.ip(), arrival.interface).is_some_and(back) {
                     return None;
                 }
                 let (client, port) = if request { (plain.source, plain.ports.0) } else { (plain.destination, plain.ports.1) };
-                let kept = good_sources.get_mut(kept_at(plain.source))?;
+                let kept = good_sources.get_mut(kept_at(plain.source.bits))?;
                 if *kept != (plain.source, arrival.interface) {
-                    if !source_is_good(plain.source, arrival.interface) {
+                    if !source_is_good(plain.source.ip(), arrival.interface) {
                         return None;
                     }
                     *kept = (plain.source, arrival.interface);
                 }
-                let shard = shard_of(client, port);
-                let client = match client {
-                    IpAddr::V4(v4) => u32::from(v4),
-                    IpAddr::V6(v6) => {
-                        self.clients.push(v6);
-                        self.clients.len() as u32 - 1
-                    }
+                let shard = if client.v4 { shard_of_v4(client.bits as u32, port) } else { shard_of(client.ip(), port) };
+                let client = if client.v4 {
+                    client.bits as u32
+                } else {
+                    self.clients.push(Ipv6Addr::from(client.bits));
+                    self.clients.len() as u32 - 1
                 };
                 let (time, number) = (arrival.time, number as u32);
                 Some(Item { time, client, number, port, end: place, len: plain.len, flags: plain.flags, shard })
@@ -230,21 +251,17 @@ impl Lane {
     }
 }
 
-pub(super) fn kept_at(source: IpAddr) -> usize {
-    let word = match source {
-        IpAddr::V4(v4) => u64::from(u32::from(v4)),
-        IpAddr::V6(v6) => {
-            let wide = u128::from(v6);
-            (wide >> 64) as u64 ^ wide as u64
-        }
-    };
+/// The place of an address among those that are remembered.
+#[inline]
+pub(super) fn kept_at(address: u128) -> usize {
+    let word = (address >> 64) as u64 ^ address as u64;
     (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SOURCES
 }
 
 /// The headers of a packet that may be in lane.
 struct Plain {
-    source: IpAddr,
-    destination: IpAddr,
+    source: Address,
+    destination: Address,
     protocol: u8,
     ports: (u16, u16),
     len: u16,
@@ -268,9 +285,9 @@ impl Plain {
                 if header[20] & 0xbf != 0 || header[21] != 0 || header[22] < 2 || !checksum_is_right(header) {
                     return None;
                 }
-                let source = Ipv4Addr::new(header[26], header[27], header[28], header[29]);
-                let destination = Ipv4Addr::new(header[30], header[31], header[32], header[33]);
-                (IpAddr::V4(source), IpAddr::V4(destination), header[23], usize::from(len), ETHERNET + 20)
+                let source = Address::v4([header[26], header[27], header[28], header[29]]);
+                let destination = Address::v4([header[30], header[31], header[32], header[33]]);
+                (source, destination, header[23], usize::from(len), ETHERNET + 20)
             }
             [0x86, 0xdd, first] if first >> 4 == 6 => {
                 let len = 40 + usize::from(u16::from_be_bytes([header[18], header[19]]));
@@ -279,7 +296,7 @@ impl Plain {
                 }
                 let source: [u8; 16] = *frame.get(22..38)?.first_chunk()?;
                 let destination: [u8; 16] = *frame.get(38..54)?.first_chunk()?;
-                (IpAddr::V6(source.into()), IpAddr::V6(destination.into()), header[20], len, ETHERNET + 40)
+                (Address::v6(source), Address::v6(destination), header[20], len, ETHERNET + 40)
             }
             _ => return None,
         };
@@ -317,34 +334,33 @@ impl Plain {
     /// The place of the service that it goes to, or of the real server that it comes from. Client ports that IPVS treats
     /// apart (0 and 20) have none.
     #[inline]
-    fn place(&self, ends: &Ends, last: &mut Option<(End, u16)>) -> Option<u16> {
+    fn place(&self, ends: &Ends, last: &mut Option<(Address, u16, u8, u16)>) -> Option<u16> {
         let to = (self.destination, self.ports.1, self.protocol);
-        if let Some((end, place)) = last
-            && *end == to
+        if let Some((address, port, protocol, place)) = *last
+            && (address, port, protocol) == to
         {
-            return (!matches!(self.ports.0, 0 | 20)).then_some(*place);
+            return (!matches!(self.ports.0, 0 | 20)).then_some(place);
         }
-        if let Some(place) = ends.places.get(&to).filter(|place| usize::from(**place) < ends.services) {
-            *last = Some((to, *place));
-            return (!matches!(self.ports.0, 0 | 20)).then_some(*place);
+        let end = (self.destination.ip(), self.ports.1, self.protocol);
+        if let Some(place) = ends.places.get(&end).copied().filter(|place| usize::from(*place) < ends.services) {
+            *last = Some((to.0, to.1, to.2, place));
+            return (!matches!(self.ports.0, 0 | 20)).then_some(place);
         }
         if !ends.has_servers() {
             return None;
         }
-        let from = (self.source, self.ports.0, self.protocol);
+        let from = (self.source.ip(), self.ports.0, self.protocol);
         let place = ends.places.get(&from).filter(|place| usize::from(**place) >= ends.services)?;
         (!matches!(self.ports.1, 0 | 20)).then_some(*place)
     }
 }
 
+/// Whether the checksum of the IPv4 header without options is right (RFC 1071: the sum of its words, carries added, is all ones).
+#[inline]
 fn checksum_is_right(header: &[u8; 54]) -> bool {
-    let mut sum = 0;
-    for word in header[ETHERNET..ETHERNET + 20].as_chunks::<4>().0 {
-        sum += u64::from(u32::from_be_bytes(*word));
-    }
-    sum = (sum >> 32) + (sum & 0xffff_ffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum == 0xffff
+    let word = |at: usize| u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    let sum = word(14) + word(18) + word(22) + word(26) + word(30);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    // What is left is a multiple of all ones exactly if the words' sum is; no header sums up to 0.
+    sum % 0xffff == 0
 }

@@ -12,7 +12,9 @@ use crate::draws::Draws;
 use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
-use crate::track::{ClientKey, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent};
+use crate::track::{
+    ClientKey, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent, fingerprint_v4,
+};
 use rayon::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
@@ -245,13 +247,44 @@ pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: u
     });
 }
 
-/// An item with what its connection is looked up by.
+/// What a packet looks for, and what it means to its connection.
 #[derive(Clone, Copy)]
 struct Wanted {
     fingerprint: Fingerprint,
     client: IpAddr,
+    event: TransportEvent,
+    /// It comes from a server.
+    answer: bool,
     /// The first entry with that fingerprint: nearly always the right one, if there is one at all.
     candidate: Option<u32>,
+}
+
+impl Wanted {
+    const NOTHING: Wanted = Wanted {
+        fingerprint: Fingerprint(0),
+        client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        event: TransportEvent::None,
+        answer: false,
+        candidate: None,
+    };
+
+    #[inline]
+    fn by(item: &Item, lane: &Lane, ends: &Ends) -> Option<Wanted> {
+        let (other, other_port, protocol) = *ends.list.get(usize::from(item.end))?;
+        let (fingerprint, client) = match other {
+            IpAddr::V4(other) => {
+                let ports = u32::from(item.port) << 16 | u32::from(other_port);
+                (fingerprint_v4(item.client, other.into(), ports, protocol), Ipv4Addr::from(item.client).into())
+            }
+            IpAddr::V6(_) => {
+                let client = lane.client(item, Family::Ipv6);
+                let key = ClientKey { protocol, client, client_port: item.port, other, other_port };
+                (key.fingerprint(), client)
+            }
+        };
+        let event = if protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
+        Some(Wanted { fingerprint, client, event, answer: usize::from(item.end) >= ends.services, candidate: None })
+    }
 }
 
 impl ShardRun {
@@ -262,7 +295,6 @@ impl ShardRun {
     }
 
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
-        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
         shard.touch_all(segments.iter().map(|segment| segment.items.len()).sum());
         for (index, segment) in segments.iter().enumerate() {
@@ -270,18 +302,16 @@ impl ShardRun {
                 next.touch();
             }
             for (group_number, group) in segment.items.chunks(GROUP).enumerate() {
-                let mut wanted = [Wanted { fingerprint: Fingerprint::default(), client: nobody, candidate: None }; GROUP];
-                let mut answers = false;
+                let mut wanted = [Wanted::NOTHING; GROUP];
                 for (wanted, item) in wanted.iter_mut().zip(group) {
-                    let Some(key) = key_of(segment.lane, item, context.ends) else { continue };
-                    (wanted.fingerprint, wanted.client) = (key.fingerprint(), key.client);
-                    answers = usize::from(item.end) >= context.ends.services;
+                    *wanted = Wanted::by(item, segment.lane, context.ends).unwrap_or(Wanted::NOTHING);
                 }
-                // If the last one of a group is an answer most are.
+                let wanted = &mut wanted[..group.len()];
+                // If the first one of a group is an answer most are.
+                let answers = wanted.first().is_some_and(|wanted| wanted.answer);
                 shard.touch_index(wanted.iter().map(|wanted| wanted.fingerprint), answers);
-                for (wanted, item) in wanted.iter_mut().zip(group) {
-                    let answer = usize::from(item.end) >= context.ends.services;
-                    wanted.candidate = shard.candidate(wanted.fingerprint, answer);
+                for wanted in &mut *wanted {
+                    wanted.candidate = shard.candidate(wanted.fingerprint, wanted.answer);
                 }
                 shard.touch(wanted.iter().filter_map(|wanted| wanted.candidate));
                 let place = segment.place + group_number * GROUP;
@@ -313,67 +343,75 @@ impl ShardRun {
         at: u32,
         context: &Context<'_>,
     ) -> Option<Word> {
-        let (_, _, protocol) = *context.ends.list.get(usize::from(item.end))?;
-        let event = if protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
-        if usize::from(item.end) >= context.ends.services {
-            return self.answer(shard, wanted, item, event, at, context);
+        if wanted.answer {
+            return self.answer(shard, wanted, item, at, context);
         }
-        let service = context.ways.service(item.end)?;
-        let slot = shard.find_client(wanted.fingerprint, wanted.candidate, |entry| self.is_its(entry, wanted, item, context));
-        let Some(slot) = slot else {
-            let may_open = match event {
-                TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
-                _ => true,
-            };
-            let place = self.opened.len();
-            if !may_open || u32::from(item.len) > service.longest || place >= LONGEST_RUN {
-                return None;
-            }
-            let Wanted { fingerprint, client, .. } = *wanted;
-            let mut entry = Entry::opening(client, item.port, UNBOUND | place as u32, service.nat);
-            let advance = entry.advance(Direction::Input, event, &context.rules);
-            let look = entry.restart(item.time);
-            let slot = shard.add(fingerprint, entry);
-            let (end, port, time) = (item.end, item.port, item.time);
-            self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end, port, client });
-            if let Some(look) = look {
-                self.timers.push((at, look, shard.id(slot)));
-            }
-            return Some(Word::opened(Word::OPENS, number, place, item.end).changing(advance.active));
-        };
+        let mut slot = wanted.candidate;
+        let fits = |entry: &Entry| entry.is_found() && self.is_its(entry, wanted, item, context);
+        if !slot.and_then(|slot| shard.at(slot)).is_some_and(|entry| fits(entry)) {
+            // Another one with its fingerprint, or one that a packet of its group added.
+            slot = shard.find_client(wanted.fingerprint, fits);
+        }
+        let Some(slot) = slot else { return self.open(number, shard, wanted, item, at, context) };
         let entry = shard.at(slot)?;
         let binding = entry.binding;
-        let (longest, word) = match binding & UNBOUND {
-            0 => (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding))),
-            _ => (service.longest, Word::opened(Word::FRESH, number, (binding & !UNBOUND) as usize, item.end)),
+        let (longest, word) = if binding & UNBOUND == 0 {
+            (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding)))
+        } else {
+            let word = Word::opened(Word::FRESH, number, (binding & !UNBOUND) as usize, item.end);
+            (context.ways.service(item.end)?.longest, word)
         };
-        if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
+        if wanted.event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
             return None;
         }
-        let active = self.advance(shard, slot, Direction::Input, event, item.time, at, &context.rules)?;
-        Some(word.changing(active))
+        Some(word.changing(self.advance(entry, slot, Direction::Input, wanted.event, item.time, at, &context.rules)))
+    }
+
+    /// Opens a connection; none if the packet does not, or not here.
+    fn open(
+        &mut self,
+        number: usize,
+        shard: &mut Shard,
+        wanted: &Wanted,
+        item: &Item,
+        at: u32,
+        context: &Context<'_>,
+    ) -> Option<Word> {
+        let service = context.ways.service(item.end)?;
+        let may_open = match wanted.event {
+            TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
+            _ => true,
+        };
+        let place = self.opened.len();
+        if !may_open || u32::from(item.len) > service.longest || place >= LONGEST_RUN {
+            return None;
+        }
+        let Wanted { fingerprint, client, event, .. } = *wanted;
+        let mut entry = Entry::opening(client, item.port, UNBOUND | place as u32, service.nat);
+        let advance = entry.advance(Direction::Input, event, &context.rules);
+        let look = entry.restart(item.time);
+        let slot = shard.add(fingerprint, entry);
+        let (end, port, time) = (item.end, item.port, item.time);
+        self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end, port, client });
+        if let Some(look) = look {
+            self.timers.push((at, look, shard.id(slot)));
+        }
+        Some(Word::opened(Word::OPENS, number, place, item.end).changing(advance.active))
     }
 
     /// Whether an entry is that of a client's packet.
     #[inline]
     fn is_its(&self, entry: &Entry, wanted: &Wanted, item: &Item, context: &Context<'_>) -> bool {
-        let end = match entry.binding & UNBOUND {
-            0 => context.ways.binding(entry.binding).map(|way| way.end),
-            _ => self.opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end),
+        let end = if entry.binding & UNBOUND == 0 {
+            context.ways.binding(entry.binding).map(|way| way.end)
+        } else {
+            self.opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end)
         };
         entry.client_port == item.port && end == Some(item.end) && entry.client == wanted.client
     }
 
     #[inline]
-    fn answer(
-        &mut self,
-        shard: &mut Shard,
-        wanted: &Wanted,
-        item: &Item,
-        event: TransportEvent,
-        at: u32,
-        context: &Context<'_>,
-    ) -> Option<Word> {
+    fn answer(&mut self, shard: &mut Shard, wanted: &Wanted, item: &Item, at: u32, context: &Context<'_>) -> Option<Word> {
         let fits = |entry: &Entry| {
             let way = context.ways.binding(entry.binding);
             entry.client_port == item.port && way.is_some_and(|way| way.answers == item.end) && entry.client == wanted.client
@@ -384,7 +422,7 @@ impl ShardRun {
         if entry.expires <= item.time || !context.ways.binding(binding)?.returns {
             return None;
         }
-        let active = self.advance(shard, slot, Direction::Output, event, item.time, at, &context.rules)?;
+        let active = self.advance(entry, slot, Direction::Output, wanted.event, item.time, at, &context.rules);
         Some(Word(Word::ANSWER | u64::from(binding)).changing(active))
     }
 
@@ -393,15 +431,14 @@ impl ShardRun {
     #[inline]
     fn advance(
         &mut self,
-        shard: &mut Shard,
+        entry: &mut Entry,
         slot: u32,
         direction: Direction,
         event: TransportEvent,
         time: Nanos,
         at: u32,
         rules: &StateRules,
-    ) -> Option<i32> {
-        let entry = shard.at(slot)?;
+    ) -> i32 {
         self.journal.push(Before {
             expires: entry.expires,
             number: at,
@@ -413,9 +450,9 @@ impl ShardRun {
         });
         let advance = entry.advance(direction, event, rules);
         if let Some(look) = entry.restart(time) {
-            self.timers.push((at, look, shard.id(slot)));
+            self.timers.push((at, look, entry.id(slot)));
         }
-        Some(advance.active)
+        advance.active
     }
 
     /// Takes back what packets from number `done` on did.
@@ -434,12 +471,6 @@ impl ShardRun {
         }
         self.timers.truncate(self.timers.partition_point(|(number, ..)| *number < done));
     }
-}
-
-fn key_of(lane: &Lane, item: &Item, ends: &Ends) -> Option<ClientKey> {
-    let (other, other_port, protocol) = *ends.list.get(usize::from(item.end))?;
-    let client = lane.client(item, Family::from(other));
-    Some(ClientKey { protocol, client, client_port: item.port, other, other_port })
 }
 
 /// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:

@@ -12,7 +12,7 @@ pub mod nat;
 pub mod sip;
 pub mod tunnel;
 
-use crate::packet::{Ipv4, Ipv6};
+use crate::packet::{Ipv4, Ipv6, checksum, ipv4};
 
 /// One hop: the TTL or hop limit less one, and the IPv4 header checksum computed from scratch (reference/linux-ipvs.md
 /// section 6.1). Bytes that are no IP packet stay.
@@ -36,8 +36,12 @@ pub fn hop(packet: &mut [u8]) {
 /// What [`hop`] does to a packet whose checksum is right, without summing up its header (RFC 1624).
 #[inline]
 pub fn hop_of_right(packet: &mut [u8]) {
-    if let Ok(mut view) = Ipv4::new_checked(&mut *packet) {
-        view.decrement_ttl();
+    if let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_LEN }>()
+        && header[0] >> 4 == 4
+    {
+        header[8] = header[8].saturating_sub(1);
+        let check = checksum::after_ttl_decrement(u16::from_be_bytes([header[10], header[11]]));
+        [header[10], header[11]] = check.to_be_bytes();
     } else if let Ok(mut view) = Ipv6::new_checked(packet) {
         view.decrement_hop_limit();
     }

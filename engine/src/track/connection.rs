@@ -242,6 +242,18 @@ impl Entry {
         }
     }
 
+    /// Its id, in that slot.
+    #[inline]
+    pub fn id(&self, slot: u32) -> ConnectionId {
+        ConnectionId::new(slot, self.generation)
+    }
+
+    /// Whether packets of clients find it: not a template, not hidden, its client's port known.
+    #[inline]
+    pub fn is_found(&self) -> bool {
+        !(self.flags.hidden | self.flags.no_client_port | self.flags.template)
+    }
+
     /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
     #[inline]
     pub fn advance(&mut self, direction: Direction, event: TransportEvent, rules: &StateRules) -> Advance {

@@ -26,7 +26,7 @@ pub use index::Fingerprint;
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
-pub use table::{ClientKey, SHARDS, Shard, Table, shard_of};
+pub use table::{ClientKey, SHARDS, Shard, Table, fingerprint_v4, shard_of, shard_of_v4};
 
 use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
 use crate::listing::{ConnectionView, ServiceView};

@@ -65,13 +65,23 @@ const HASHER: FixedState = FixedState::with_seed(0x6c76_7363);
 /// The shard of a client.
 #[inline]
 pub fn shard_of(client: IpAddr, client_port: u16) -> u8 {
-    let word = match client {
-        IpAddr::V4(v4) => u64::from(u32::from(v4)),
+    match client {
+        IpAddr::V4(v4) => shard_of_v4(u32::from(v4), client_port),
         IpAddr::V6(v6) => {
             let wide = u128::from(v6);
-            ((wide >> 64) as u64).rotate_left(31) ^ wide as u64
+            shard_of_word(((wide >> 64) as u64).rotate_left(31) ^ wide as u64, client_port)
         }
-    };
+    }
+}
+
+/// The shard of a client with that IPv4 address.
+#[inline]
+pub fn shard_of_v4(client: u32, client_port: u16) -> u8 {
+    shard_of_word(client.into(), client_port)
+}
+
+#[inline]
+fn shard_of_word(word: u64, client_port: u16) -> u8 {
     let mixed = (word ^ u64::from(client_port) << 44).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
 }
@@ -118,13 +128,10 @@ impl ClientKey {
     #[inline]
     pub fn fingerprint(&self) -> Fingerprint {
         let ports = u32::from(self.client_port) << 16 | u32::from(self.other_port);
-        let hash = match (self.client, self.other) {
-            (IpAddr::V4(client), IpAddr::V4(other)) => {
-                HASHER.hash_one((u64::from(u32::from(client)) << 32 | u64::from(u32::from(other)), ports, self.protocol))
-            }
-            _ => HASHER.hash_one((self.client, self.other, ports, self.protocol)),
-        };
-        Fingerprint(hash as u32)
+        match (self.client, self.other) {
+            (IpAddr::V4(client), IpAddr::V4(other)) => fingerprint_v4(client.into(), other.into(), ports, self.protocol),
+            _ => Fingerprint(HASHER.hash_one((self.client, self.other, ports, self.protocol)) as u32),
+        }
     }
 
     #[inline]
@@ -145,6 +152,16 @@ impl ClientKey {
             && binding.server_address == self.other
             && binding.protocol == Protocol(self.protocol)
     }
+}
+
+/// The fingerprint between two IPv4 addresses; `ports` holds the client's above the other's. The product of two words that hold
+/// all of it, folded, as foldhash does.
+#[inline]
+pub fn fingerprint_v4(client: u32, other: u32, ports: u32, protocol: u8) -> Fingerprint {
+    let addresses = u64::from(client) << 32 | u64::from(other);
+    let rest = u64::from(ports) << 8 | u64::from(protocol);
+    let product = u128::from(addresses ^ 0x243f_6a88_85a3_08d3) * u128::from(rest ^ 0x1319_8a2e_0370_7344);
+    Fingerprint((product >> 64) as u32 ^ (product >> 32) as u32 ^ product as u32)
 }
 
 fn client_key(entry: &Entry, binding: &Binding) -> ClientKey {
@@ -179,7 +196,7 @@ impl Shard {
     /// The id of the entry in a slot.
     #[inline]
     pub fn id(&self, slot: u32) -> ConnectionId {
-        ConnectionId::new(slot, self.slab.get(slot).map_or(u32::MAX, |entry| entry.generation))
+        self.slab.get(slot).map_or(ConnectionId::new(slot, u32::MAX), |entry| entry.id(slot))
     }
 
     /// The first entry with that fingerprint: of a packet from a client, or an answer. It may be another one's.
@@ -210,17 +227,10 @@ impl Shard {
         }
     }
 
-    /// The entry of a packet from a client, its port known: the candidate or another one with its fingerprint. `fits` sees those
-    /// that are neither hidden nor templates.
+    /// The entry of a packet from a client, its port known. `fits` sees those with the fingerprint.
     #[inline]
-    pub fn find_client(&self, fingerprint: Fingerprint, candidate: Option<u32>, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
-        let fits = |slot: u32| {
-            self.slab.get(slot).is_some_and(|entry| {
-                let flags = &entry.flags;
-                !(flags.hidden | flags.no_client_port | flags.template) && fits(entry)
-            })
-        };
-        candidate.filter(|slot| fits(*slot)).or_else(|| self.by_client.find(fingerprint, fits))
+    pub fn find_client(&self, fingerprint: Fingerprint, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
+        self.by_client.find(fingerprint, |slot| self.slab.get(slot).is_some_and(&fits))
     }
 
     /// The translated entry of a packet from a real server; the newest one, should there be several.
