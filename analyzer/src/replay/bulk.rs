@@ -19,9 +19,12 @@ use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{Arrival, Director, Nanos, Output};
 use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
 const WINDOW: usize = 64 << 20;
+/// Windows in use: one is worked on while the next is read.
+const AHEAD: usize = 2;
 /// Bytes of the golden that one thread reads at a time.
 const GOLDEN: usize = 64 << 10;
 
@@ -92,40 +95,47 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
     let BulkRequest { mut input, golden, write, places, director, mut watch, end, stage } = request;
     let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
-    let mut window = BulkWindow::default();
     let mut collector = Collector { output, golden: golden.map(Golden::new), ..Collector::default() };
     let mut counts = Counts::default();
-    let interfaces = input.interfaces().len();
-    let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
-        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces => Some(place),
-        _ => None,
-    };
-    loop {
-        stage(Step::Read);
-        if !input.next_window(&mut window, WINDOW, &place)? {
-            break;
+    let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
+        // Made here: when this ends early, so do the channels, and with them the thread that reads.
+        let (empty, to_fill) = channel::<BulkWindow>();
+        let (filled, windows) = sync_channel::<Result<(BulkWindow, u64), CaptureError>>(1);
+        let (reader, places) = (&mut input, &places);
+        scope.spawn(move || read_ahead(reader, places, &to_fill, &filled));
+        for _ in 0..AHEAD {
+            let _reader_is_gone = empty.send(BulkWindow::default());
         }
-        if window.needs_care() {
-            return Ok(None);
+        loop {
+            stage(Step::Read);
+            let Ok(read) = windows.recv() else { return Ok(true) };
+            let (window, position) = read?;
+            if window.needs_care() {
+                return Ok(false);
+            }
+            collector.start = collector.emitted;
+            batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
+            if let Some(error) = collector.error.take() {
+                return Err(error.into());
+            }
+            if collector.needs_care {
+                return Ok(false);
+            }
+            // Frames that are neither IPv4 nor IPv6 without tags: ARP above all. There are few.
+            for (part, number) in std::mem::take(&mut collector.unusual) {
+                let before: usize = (0..part).map(|part| window.part_len(part)).sum();
+                let Some(frame) = window.frame(part, number) else { continue };
+                let number = window.first_number() + (before + number) as u64;
+                watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
+            }
+            counts.add(&window);
+            let first = counts.first.unwrap_or_default();
+            stage(Step::Frames { frames: counts.frames, position, first });
+            let _reader_is_gone = empty.send(window);
         }
-        collector.start = collector.emitted;
-        batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
-        if let Some(error) = collector.error.take() {
-            return Err(error.into());
-        }
-        if collector.needs_care {
-            return Ok(None);
-        }
-        // Frames that are neither IPv4 nor IPv6 without tags: ARP above all. There are few.
-        for (part, number) in std::mem::take(&mut collector.unusual) {
-            let before: usize = (0..part).map(|part| window.part_len(part)).sum();
-            let Some(frame) = window.frame(part, number) else { continue };
-            let number = window.first_number() + (before + number) as u64;
-            watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
-        }
-        counts.add(&window);
-        let first = counts.first.unwrap_or_default();
-        stage(Step::Frames { frames: counts.frames, position: input.position(), first });
+    });
+    if !plain? {
+        return Ok(None);
     }
     let (Some(first), Some(last)) = (counts.first, counts.last) else { return Ok(None) };
     let last_golden = match &collector.golden {
@@ -177,6 +187,31 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
         handled: batch.handled(),
         director: batch.into_director(),
     }))
+}
+
+/// Fills windows until the capture ends or nobody wants them.
+fn read_ahead(
+    input: &mut BulkReader,
+    places: &Places,
+    to_fill: &Receiver<BulkWindow>,
+    filled: &SyncSender<Result<(BulkWindow, u64), CaptureError>>,
+) {
+    let interfaces = input.interfaces().len();
+    let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
+        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces => Some(place),
+        _ => None,
+    };
+    for mut window in to_fill {
+        let read = match input.next_window(&mut window, WINDOW, &place) {
+            Ok(true) => Ok((window, input.position())),
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        let ends = read.is_err();
+        if filled.send(read).is_err() || ends {
+            return;
+        }
+    }
 }
 
 /// Counts of what was read.
@@ -252,6 +287,18 @@ impl Written {
     }
 }
 
+/// Whether bytes are the same; short ones, as headers are, without a call.
+#[inline]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let (Some(last), Some(other_last)) = (one.last_chunk::<8>(), other.last_chunk::<8>()) else { return one == other };
+    if one.len() != other.len() || one.len() > 64 {
+        return one == other;
+    }
+    let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    let differs = |(one, other): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other);
+    words.map(differs).fold(differs((last, other_last)), |all, differs| all | differs) == 0
+}
+
 /// Takes what leaves: counts, compares, writes.
 #[derive(Default)]
 struct Collector {
@@ -325,7 +372,7 @@ impl Collector {
             return false;
         };
         let Some((head, tail)) = record.of(&piece.golden).split_at_checked(leaving.head.len()) else { return false };
-        let equal = record.wire_len == len as u32 + leaving.frame.cut && head == leaving.head && tail == leaving.tail;
+        let equal = record.wire_len == len as u32 + leaving.frame.cut && same(head, leaving.head) && same(tail, leaving.tail);
         piece.at += size;
         piece.golden_last = piece.golden_last.max(record.time);
         equal

@@ -3,7 +3,7 @@
 use super::frames::{Emitted, Leaving, Sink};
 use super::lane::Lane;
 use super::run::Outcome;
-use super::way::{LinkWay, Method, Ways, way_back};
+use super::way::{BindingWay, LinkWay, Method, Ways, way_back};
 use crate::config::InterfaceId;
 use crate::director::Arrival;
 use crate::link::Host;
@@ -12,7 +12,7 @@ use crate::packet::Headers;
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
 use crate::rewrite::tunnel::{self, Outer};
-use crate::track::{Passed, Services};
+use crate::track::Passed;
 use crate::verdict::{Forwarded, Verdict};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -24,7 +24,6 @@ const HEAD: usize = super::way::LINK_HEADER + 40 + 20;
 /// What emitting needs to know.
 pub(super) struct Emitter<'a> {
     pub host: &'a Host,
-    pub services: &'a Services,
     pub ways: &'a Ways,
     /// net.ipv4.vs.pmtu_disc.
     pub copy_dont_fragment: bool,
@@ -89,8 +88,7 @@ impl Emitter<'_> {
         passing: &mut Passing,
     ) {
         let frame = arrival.frame;
-        let Some((server, way)) = self.ways.server_of(binding) else { return };
-        let service = self.services.servers.get(server as usize).map_or(u32::MAX, |entry| entry.service);
+        let Some((&BindingWay { server, service, .. }, way)) = self.ways.server_of(binding) else { return };
         let forwarded = Forwarded { service, server, new: opens };
         let v4 = frame.get(12..14) == Some(&[8, 0]);
         let ip = if v4 { 20 } else { 40 };

@@ -118,8 +118,39 @@ pub(super) struct Lane {
 pub(super) struct Scratch {
     /// Packets in lane in order.
     unsorted: Vec<Item>,
-    /// Sources that were found good last, by a hash of the address, and where they came in.
-    good_sources: Vec<(Address, InterfaceId)>,
+    /// Sources that were found good last, and where they came in, by a hash of the address.
+    good_sources: GoodSources,
+}
+
+/// Sources that were found good last.
+#[derive(Clone, Debug, Default)]
+struct GoodSources {
+    /// IPv4 addresses below, interfaces above; what is compared for every packet should be small.
+    v4: Vec<u64>,
+    v6: Vec<(u128, InterfaceId)>,
+}
+
+impl GoodSources {
+    #[inline]
+    fn knows(&self, source: Address, on: InterfaceId) -> bool {
+        let at = kept_at(source.bits);
+        if source.v4 { self.v4.get(at) == Some(&word_of(source, on)) } else { self.v6.get(at) == Some(&(source.bits, on)) }
+    }
+
+    fn keep(&mut self, source: Address, on: InterfaceId) {
+        let at = kept_at(source.bits);
+        if source.v4 {
+            self.v4.resize(SOURCES, u64::MAX);
+            self.v4[at] = word_of(source, on);
+        } else {
+            self.v6.resize(SOURCES, (0, InterfaceId(u16::MAX)));
+            self.v6[at] = (source.bits, on);
+        }
+    }
+}
+
+fn word_of(source: Address, on: InterfaceId) -> u64 {
+    u64::from(on.0) << 32 | source.bits as u64
 }
 
 /// An IP address as a number: what is compared for every packet should be compared at once.
@@ -182,8 +213,6 @@ impl Lane {
         unsorted.clear();
         self.clients.clear();
         self.bytes = 0;
-        let nobody = (Address { bits: 0, v4: true }, InterfaceId(u16::MAX));
-        good_sources.resize(SOURCES, nobody);
         self.ends.clear();
         self.ends.resize(SHARDS, 0);
         let mut latest = Nanos(0);
@@ -206,12 +235,11 @@ impl Lane {
                     return None;
                 }
                 let (client, port) = if request { (plain.source, plain.ports.0) } else { (plain.destination, plain.ports.1) };
-                let kept = good_sources.get_mut(kept_at(plain.source.bits))?;
-                if *kept != (plain.source, arrival.interface) {
+                if !good_sources.knows(plain.source, arrival.interface) {
                     if !source_is_good(plain.source.ip(), arrival.interface) {
                         return None;
                     }
-                    *kept = (plain.source, arrival.interface);
+                    good_sources.keep(plain.source, arrival.interface);
                 }
                 let shard = if client.v4 { shard_of_v4(client.bits as u32, port) } else { shard_of(client.ip(), port) };
                 let client = if client.v4 {

@@ -326,7 +326,7 @@ impl Batch {
         run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
         stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
-        let emitter = Emitter { host: parts.host, services: &parts.ipvs.services, ways: &plan.ways, copy_dont_fragment };
+        let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
         let runs = &self.runs[..];
         let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
         let outcome = |part: usize, number: usize| {

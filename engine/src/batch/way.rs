@@ -90,6 +90,8 @@ pub(super) struct BindingWay {
     pub answers: u16,
     /// Its server's number.
     pub server: u32,
+    /// Its service's number.
+    pub service: u32,
     /// The longest IP packet from a client that is in lane.
     pub longest: u32,
     /// Answers are translated.
@@ -258,11 +260,11 @@ impl Ways {
         self.servers.get(number as usize)?.as_ref()
     }
 
-    /// The server of a binding, and the way to it.
+    /// What a binding means, and the way to its server.
     #[inline]
-    pub fn server_of(&self, binding: u32) -> Option<(u32, &ServerWay)> {
-        let server = self.binding(binding)?.server;
-        Some((server, self.server(server)?))
+    pub fn server_of(&self, binding: u32) -> Option<(&BindingWay, &ServerWay)> {
+        let binding = self.binding(binding)?;
+        Some((binding, self.server(binding.server)?))
     }
 
     /// What a binding means.
@@ -323,6 +325,7 @@ impl Ways {
             end: end.unwrap_or(NOWHERE),
             answers: answers.unwrap_or(NOWHERE),
             server,
+            service: binding.service,
             longest: if service.is_some() && as_bound { way.map_or(0, ServerWay::longest) } else { 0 },
             returns: nat && as_bound && self.face(binding.service).is_some(),
         }
