@@ -7,6 +7,7 @@
 //! walked again. What is found is therefore exactly what [`super::Reader`] finds. Anything else, compressed or pcapng, comes from
 //! a [`super::Reader`].
 
+use super::buffer::Buffer;
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, PcapFormat, Record, Step};
 use super::reader::Reader;
@@ -77,7 +78,7 @@ pub struct BulkFrame<'a> {
 /// Frames of a capture, in parts.
 #[derive(Debug, Default)]
 pub struct BulkWindow {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     parts: Vec<Part>,
     count: usize,
     first_number: u64,
@@ -271,7 +272,8 @@ impl PlainFile {
         }
         // Room for at least one record, however small a window is asked for.
         let most = most.clamp(2 * format::MAX_RECORD, u32::MAX as usize) as u64;
-        window.bytes.resize(most.min(self.size - from) as usize, 0);
+        let io = |source| CaptureError::Io { name: self.name.clone(), source };
+        window.bytes.resize(most.min(self.size - from) as usize).map_err(io)?;
         window.parts.resize_with(window.bytes.len().div_ceil(PART), Part::default);
         let near = {
             let mut head = [0; format::HEAD];
@@ -492,11 +494,13 @@ impl BulkWindow {
 
     /// Takes frames from a reader, about so many bytes; returns how many there were.
     fn gather(&mut self, capture: &mut OtherCapture, most: usize, place: &impl Place) -> Result<u64, CaptureError> {
-        self.bytes.clear();
+        let name = capture.reader.name().to_owned();
+        let io = |source| CaptureError::Io { name: name.clone(), source };
+        self.bytes.truncate(0);
         let mut records = Vec::new();
         if let Some((record, bytes)) = capture.first.take() {
             records.push(record);
-            self.bytes = bytes;
+            self.bytes.extend(&bytes).map_err(io)?;
         }
         while self.bytes.len() < most.min(u32::MAX as usize / 2)
             && let Some(window) = capture.reader.next_window(&mut capture.found, usize::MAX)?
@@ -504,7 +508,8 @@ impl BulkWindow {
             let (Some(first), Some(last)) = (window.records.first(), window.records.last()) else { break };
             let moved = |start: usize| start - first.start + self.bytes.len();
             records.extend(window.records.iter().map(|record| Record { start: moved(record.start), ..*record }));
-            self.bytes.extend_from_slice(window.bytes.get(first.start..last.start + last.len as usize).unwrap_or_default());
+            let bytes = window.bytes.get(first.start..last.start + last.len as usize).unwrap_or_default();
+            self.bytes.extend(bytes).map_err(io)?;
         }
         self.parts.resize_with(records.len().div_ceil(PART_FRAMES), Part::default);
         let bytes = &self.bytes[..];

@@ -1,5 +1,6 @@
 //! Capture files in and out: the only place that knows their formats.
 
+mod buffer;
 mod bulk;
 mod compress;
 mod error;

@@ -160,6 +160,7 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
         return Err(error.into());
     }
     if let Some(output) = collector.output.take() {
+        output.write_waiting(drop)?;
         output.writer.finish()?;
     }
     let frames = collector.emitted.frames;
@@ -278,12 +279,35 @@ struct Written {
     writer: Writer,
     /// Where the first record stands in the file, if pieces may be written anywhere.
     first: Option<u64>,
+    /// Pieces that wait, with their places in the file.
+    waiting: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Whoever holds it writes. A file takes one write at a time: others would only wait for each other.
+    turn: Mutex<()>,
 }
 
 impl Written {
     fn new(mut writer: Writer) -> Result<Written, CaptureError> {
         let first = writer.takes_pieces()?.then_some(pcap_head().len() as u64);
-        Ok(Written { writer, first })
+        Ok(Written { writer, first, waiting: Mutex::default(), turn: Mutex::default() })
+    }
+
+    /// Writes a piece at a place of the file; if somebody else is writing just now, he does that later.
+    fn write(&self, piece: Vec<u8>, at: u64, done: impl Fn(Vec<u8>)) -> Result<(), CaptureError> {
+        if let Ok(mut waiting) = self.waiting.lock() {
+            waiting.push((at, piece));
+        }
+        let Ok(_turn) = self.turn.try_lock() else { return Ok(()) };
+        self.write_waiting(done)
+    }
+
+    /// Writes what waits.
+    fn write_waiting(&self, done: impl Fn(Vec<u8>)) -> Result<(), CaptureError> {
+        loop {
+            let next = self.waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+            let Some((at, piece)) = next else { return Ok(()) };
+            self.writer.write_piece(&piece, at)?;
+            done(piece);
+        }
     }
 }
 
@@ -433,8 +457,7 @@ impl Sink for Collector {
 
     fn finish(&self, piece: &mut Piece) {
         if let (Some(output), Some(at)) = (&self.output, piece.records_at) {
-            piece.error = output.writer.write_piece(&piece.records, at).err();
-            self.keep(std::mem::take(&mut piece.records));
+            piece.error = output.write(std::mem::take(&mut piece.records), at, |buffer| self.keep(buffer)).err();
         }
         self.keep(std::mem::take(&mut piece.golden));
     }

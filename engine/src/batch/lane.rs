@@ -199,6 +199,7 @@ impl Lane {
 
     /// Reads the frames of a part. `source_is_good` says whether a packet from that address may come in by that interface: it
     /// is asked seldom, its answers are kept. `way_back` tells the MTU of the way of an answer to its client, if there is one.
+    #[inline(never)]
     pub fn fill<'a>(
         &mut self,
         scratch: &mut Scratch,

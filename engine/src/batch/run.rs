@@ -135,8 +135,6 @@ struct Opened {
     binding: u32,
     /// The place of its service in [`Ends`].
     end: u16,
-    port: u16,
-    client: IpAddr,
 }
 
 /// A connection as it was before a packet.
@@ -294,6 +292,7 @@ impl ShardRun {
         self.journal.clear();
     }
 
+    #[inline(never)]
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
         let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
         shard.touch_all(segments.iter().map(|segment| segment.items.len()).sum());
@@ -391,8 +390,8 @@ impl ShardRun {
         let advance = entry.advance(Direction::Input, event, &context.rules);
         let look = entry.restart(item.time);
         let slot = shard.add(fingerprint, entry);
-        let (end, port, time) = (item.end, item.port, item.time);
-        self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end, port, client });
+        let (end, time) = (item.end, item.time);
+        self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end });
         if let Some(look) = look {
             self.timers.push((at, look, shard.id(slot)));
         }
@@ -509,8 +508,14 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
                     counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
                 }
             }
-            let opened = if ipvs.scheduler_looks_at_packets(service.number) { opened() } else { None };
-            let Some(server) = choose(ipvs, context, draws, &counts, word.end(), opened) else { continue };
+            let mut client = None;
+            if ipvs.scheduler_looks_at_packets(service.number)
+                && let Some(opened) = opened()
+            {
+                let entry = ipvs.shards_mut().0.get_mut(shard).and_then(|shard| shard.at(opened.slot));
+                client = entry.map(|entry| (entry.client, entry.client_port, opened.time));
+            }
+            let Some(server) = choose(ipvs, context, draws, &counts, word.end(), client) else { continue };
             word = Word(Word::OPENS | u64::from(context.ways.binding_of(server)));
             outcome.store(word.0, Ordering::Relaxed);
             let entry = &mut ipvs.services.servers[server as usize];
@@ -560,19 +565,19 @@ impl Counts<'_> {
     }
 }
 
-/// Asks the scheduler of a service; `opened` is there if it looks at that.
+/// Asks the scheduler of a service; the client and the time are there if it looks at them.
 fn choose(
     ipvs: &mut Ipvs,
     context: &Context<'_>,
     draws: &Draws,
     counts: &Counts<'_>,
     end: u16,
-    opened: Option<&Opened>,
+    client: Option<(IpAddr, u16, Nanos)>,
 ) -> Option<u32> {
     let service = context.ways.service(end)?;
     let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(end))?;
     let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Nanos(0));
-    let (source, source_port, time) = opened.map_or(nobody, |opened| (opened.client, opened.port, opened.time));
+    let (source, source_port, time) = client.unwrap_or(nobody);
     let flow = FlowKey { protocol, source, destination, source_port, destination_port };
     ipvs.choose_among(counts.candidates.get(usize::from(end))?, service.number, &flow, time, draws)
 }
