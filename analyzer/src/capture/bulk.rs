@@ -9,7 +9,7 @@
 
 use super::buffer::Buffer;
 use super::error::{CaptureError, Damage};
-use super::format::{self, CaptureInterface, Format, PcapFormat, Record, Step};
+use super::format::{self, CaptureInterface, Format, PcapFormat, Record, RecordHead, Step};
 use super::reader::Reader;
 use lvscheck_engine::Nanos;
 use rayon::prelude::*;
@@ -156,6 +156,11 @@ impl PlainFile {
         format::HEAD as u64
     }
 
+    /// The time of a record.
+    pub fn time(&self, head: &RecordHead) -> Nanos {
+        self.format.time(head)
+    }
+
     /// Length of the header before each frame.
     #[inline]
     pub fn record_head(&self) -> usize {
@@ -170,13 +175,10 @@ impl PlainFile {
         read_at(&self.file, buffer, offset)
     }
 
-    /// The record that stands at a place of bytes of the file, if it is whole.
+    /// What the header of a record says.
     #[inline]
-    pub fn record(&self, bytes: &[u8], at: usize) -> Option<Record> {
-        match self.format.step(bytes, at, &self.interfaces) {
-            Step::Frame(record, _) => Some(record),
-            _ => None,
-        }
+    pub fn head(&self, record: &[u8]) -> Option<RecordHead> {
+        self.format.head(record)
     }
 }
 
@@ -369,7 +371,7 @@ impl PlainFile {
 
     /// The seconds of the record whose header that is.
     fn seconds(&self, head: &[u8]) -> Option<u32> {
-        self.format.time(head).map(|time| (time.0 / 1_000_000_000) as u32)
+        self.format.head(head).map(|head| head.stamp.0)
     }
 
     fn convinces(&self, bytes: &[u8], mut at: usize, near: u32) -> bool {
@@ -473,6 +475,17 @@ impl BulkWindow {
         let Placed { time, start, len, wire_len, place } = *self.parts.get(part)?.records.get(number)?;
         let bytes = self.bytes.get(start as usize..start as usize + len as usize)?;
         Some(BulkFrame { time, place, bytes, wire_len })
+    }
+
+    /// Frames of a part, of those that are there.
+    #[inline]
+    pub fn frames(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<BulkFrame<'_>>> {
+        let records = self.parts.get(part).and_then(|part| part.records.get(numbers)).unwrap_or_default();
+        let bytes = &self.bytes[..];
+        records.iter().map(move |Placed { time, start, len, wire_len, place }| {
+            let bytes = bytes.get(*start as usize..*start as usize + *len as usize)?;
+            Some(BulkFrame { time: *time, place: *place, bytes, wire_len: *wire_len })
+        })
     }
 
     /// The times of the first and the last frame.

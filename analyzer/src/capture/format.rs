@@ -43,6 +43,17 @@ impl Record {
     }
 }
 
+/// The header of a pcap record as it stands there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHead {
+    /// When, in seconds and what fraction the file counts: in this order the same as in order of time.
+    pub stamp: (u32, u32),
+    /// How many bytes follow.
+    pub len: u32,
+    /// How long the frame was on the wire.
+    pub wire_len: u32,
+}
+
 /// An interface of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureInterface {
@@ -54,6 +65,13 @@ pub struct CaptureInterface {
     /// Bytes of frame check sequence at the end of each frame.
     fcs_len: u32,
     snap_len: u32,
+}
+
+impl CaptureInterface {
+    /// Whether frames end with a frame check sequence.
+    pub fn has_fcs(&self) -> bool {
+        self.fcs_len != 0
+    }
 }
 
 /// What the next bytes of a capture are.
@@ -189,9 +207,25 @@ impl PcapFormat {
         self.header_len
     }
 
-    /// The time in a record's header.
-    pub fn time(&self, header: &[u8]) -> Option<Nanos> {
-        Some(self.nanos(u32_at(header, 0, self.big_endian)?, u32_at(header, 4, self.big_endian)?))
+    /// The header of a record.
+    #[inline]
+    pub fn head(&self, record: &[u8]) -> Option<RecordHead> {
+        let (fields, _) = record.first_chunk::<16>()?.as_chunks::<4>();
+        let mut words = [0; 4];
+        for (word, field) in words.iter_mut().zip(fields) {
+            *word = u32::from_le_bytes(*field);
+        }
+        if self.big_endian {
+            words = words.map(u32::swap_bytes);
+        }
+        let [seconds, fraction, len, wire_len] = words;
+        Some(RecordHead { stamp: (seconds, fraction), len, wire_len })
+    }
+
+    /// The time of a record.
+    #[inline]
+    pub fn time(&self, head: &RecordHead) -> Nanos {
+        self.nanos(head.stamp.0, head.stamp.1)
     }
 
     #[inline]
@@ -205,18 +239,10 @@ impl PcapFormat {
     pub fn step(&self, buffer: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {
         // The modified format's header is longer, but begins the same.
         let whole = buffer.len().saturating_sub(at) >= self.header_len;
-        let Some(header) = buffer.get(at..).and_then(|rest| rest.first_chunk::<16>()).filter(|_| whole) else {
+        let Some(head) = buffer.get(at..).and_then(|rest| self.head(rest)).filter(|_| whole) else {
             return Step::More(self.header_len);
         };
-        let (fields, _) = header.as_chunks::<4>();
-        let mut words = [0; 4];
-        for (word, field) in words.iter_mut().zip(fields) {
-            *word = u32::from_le_bytes(*field);
-        }
-        if self.big_endian {
-            words = words.map(u32::swap_bytes);
-        }
-        let [seconds, fraction, len, wire_len] = words;
+        let RecordHead { len, wire_len, .. } = head;
         if len as usize > MAX_RECORD {
             return Step::Damage(Fault::RecordLength(len));
         }
@@ -224,7 +250,7 @@ impl PcapFormat {
         if buffer.len() - at < size {
             return Step::More(size);
         }
-        let time = self.nanos(seconds, fraction);
+        let time = self.time(&head);
         let fcs_len = interfaces.first().map_or(0, |interface| interface.fcs_len);
         let (len, wire_len) = without_fcs(len, wire_len.max(len), fcs_len);
         Step::Frame(Record { time, interface: 0, start: at + self.header_len, len, wire_len }, size)

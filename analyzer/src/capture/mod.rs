@@ -13,7 +13,7 @@ mod writer;
 
 pub use bulk::{BulkFrame, BulkReader, BulkWindow, PlainFile};
 pub use error::{CaptureError, Damage, Fault};
-pub use format::{CaptureInterface, MAX_RECORD, Record};
+pub use format::{CaptureInterface, MAX_RECORD, Record, RecordHead};
 pub use merge::{Merge, MergedInterface};
 pub use reader::{Frame, OwnedWindow, Reader, Window};
 pub use time::Clock;

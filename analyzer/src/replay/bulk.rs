@@ -10,7 +10,7 @@ use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
 use crate::capture::{
-    BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, Writer, pcap_head, pcap_record_head,
+    BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, Writer, pcap_head, pcap_record_head,
 };
 use crate::compare::Comparison;
 use crate::exit::Failure;
@@ -18,6 +18,7 @@ use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Sta
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{Arrival, Director, Nanos, Output};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
@@ -255,6 +256,14 @@ impl Frames for Given<'_> {
         let BulkFrame { time, place, bytes, wire_len } = self.0.frame(part, number)?;
         Some(Arrival { time, interface: InterfaceId(place), frame: bytes, wire_len })
     }
+
+    #[inline]
+    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<Arrival<'_>>> {
+        self.0.frames(part, numbers).map(|frame| {
+            let BulkFrame { time, place, bytes, wire_len } = frame?;
+            Some(Arrival { time, interface: InterfaceId(place), frame: bytes, wire_len })
+        })
+    }
 }
 
 /// The golden, read where it is compared.
@@ -266,6 +275,21 @@ struct Golden {
 impl Golden {
     fn new(file: PlainFile) -> Golden {
         Golden { file, last: Nanos(0) }
+    }
+
+    /// Brings so many bytes of a piece's golden from where it stands; false if there are not so many.
+    #[cold]
+    fn read_on(&self, piece: &mut Piece, size: usize) -> bool {
+        piece.golden_at += piece.at as u64;
+        (piece.at, piece.filled) = (0, 0);
+        if piece.golden.len() < GOLDEN.max(size) {
+            piece.golden.resize(GOLDEN.max(size), 0);
+        }
+        match self.file.read_at(&mut piece.golden, piece.golden_at) {
+            Ok(read) if read >= size => piece.filled = read,
+            _ => return false,
+        }
+        true
     }
 
     /// Where the frame stands that follows so many, if all before it are equal.
@@ -355,7 +379,8 @@ struct Piece {
     golden_at: u64,
     filled: usize,
     at: usize,
-    golden_last: Nanos,
+    /// The latest time stamp of the golden.
+    golden_last: Option<(u32, u32)>,
     records: Vec<u8>,
     /// Where the records belong in the file.
     records_at: Option<u64>,
@@ -379,27 +404,19 @@ impl Collector {
     /// Whether the golden's next frame is this one.
     #[inline]
     fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
-        let len = leaving.head.len() + leaving.tail.len();
-        let size = golden.file.record_head() + len;
-        if piece.filled - piece.at < size {
-            piece.golden_at += piece.at as u64;
-            (piece.at, piece.filled) = (0, 0);
-            if piece.golden.len() < GOLDEN.max(size) {
-                piece.golden.resize(GOLDEN.max(size), 0);
-            }
-            match golden.file.read_at(&mut piece.golden, piece.golden_at) {
-                Ok(read) if read >= size => piece.filled = read,
-                _ => return false,
-            }
-        }
-        let Some(record) = piece.golden.get(..piece.filled).and_then(|bytes| golden.file.record(bytes, piece.at)) else {
+        let (head_len, len) = (leaving.head.len(), leaving.head.len() + leaving.tail.len());
+        let start = golden.file.record_head();
+        if piece.filled - piece.at < start + len && !golden.read_on(piece, start + len) {
             return false;
-        };
-        let Some((head, tail)) = record.of(&piece.golden).split_at_checked(leaving.head.len()) else { return false };
-        let equal = record.wire_len == len as u32 + leaving.frame.cut && same(head, leaving.head) && same(tail, leaving.tail);
-        piece.at += size;
-        piece.golden_last = piece.golden_last.max(record.time);
-        equal
+        }
+        let Some(record) = piece.golden.get(piece.at..piece.at + start + len) else { return false };
+        let Some(head) = golden.file.head(record) else { return false };
+        piece.at += start + len;
+        piece.golden_last = piece.golden_last.max(Some(head.stamp));
+        // A length on the wire below what was captured is that of what was captured.
+        (head.len as usize, head.wire_len.max(head.len)) == (len, len as u32 + leaving.frame.cut)
+            && same(&record[start..start + head_len], leaving.head)
+            && same(&record[start + head_len..], leaving.tail)
     }
 }
 
@@ -476,7 +493,8 @@ impl Sink for Collector {
         self.totals.icmp_errors += piece.totals.icmp_errors;
         self.needs_care |= piece.needs_care;
         if let Some(golden) = &mut self.golden {
-            golden.last = golden.last.max(piece.golden_last);
+            let last = piece.golden_last.map(|stamp| golden.file.time(&RecordHead { stamp, len: 0, wire_len: 0 }));
+            golden.last = golden.last.max(last.unwrap_or_default());
         }
         self.error = self.error.take().or(piece.error);
         if let Some(output) = &mut self.output

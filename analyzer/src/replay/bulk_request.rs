@@ -35,6 +35,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     // What can't be read so is the careful way's, errors included.
     let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
     let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
+    let has_fcs = |interfaces: &[CaptureInterface]| interfaces.iter().any(CaptureInterface::has_fcs);
     if capture.as_os_str() == "-" || !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
         return Ok(None);
     }
@@ -45,7 +46,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
         Some(Source::File(path)) => {
             let named = stem(path).is_some_and(|stem| config.interface(&stem).is_some());
             match PlainFile::open(path) {
-                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) => Some(golden),
+                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) && !has_fcs(golden.interfaces()) => Some(golden),
                 _ => return Ok(None),
             }
         }

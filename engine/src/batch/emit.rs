@@ -113,19 +113,18 @@ impl Emitter<'_> {
             }
             Method::Nat(address, port) => {
                 let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
-                let Ok(mut headers) = Headers::of(packet) else { return };
                 let (link, change) = if answer {
                     let Some((address, port)) = self.ways.face(service) else { return };
-                    let Some(link) = passing.back.get(self.host, headers.destination, arrival.interface) else { return };
+                    let Some(client) = nat::address_of(packet, End::Destination) else { return };
+                    let Some(link) = passing.back.get(self.host, client, arrival.interface) else { return };
                     (link, Change { end: End::Source, address, port: Some(port) })
                 } else {
                     (&way.link, Change { end: End::Destination, address, port: Some(port) })
                 };
                 let used = begin(&mut head, link, packet, transport);
-                let start = used - transport;
-                hop_of_right(&mut head[start..used]);
-                headers.ttl = headers.ttl.saturating_sub(1);
-                nat::translate(&mut head[start..used], &headers, change, false);
+                let packet_head = &mut head[used - transport..used];
+                hop_of_right(packet_head);
+                nat::translate_right(packet_head, change);
                 give(sink, piece, arrival, link.interface, &head[..used], &packet[transport..]);
             }
             Method::Tunnel { tunnel, source, destination } => {
@@ -200,8 +199,9 @@ fn begin(head: &mut [u8; HEAD], link: &LinkWay, packet: &[u8], len: usize) -> us
         head[..start].copy_from_slice(&link.header);
     }
     let room = &mut head[start..start + len];
-    match (room.first_chunk_mut::<20>(), packet.first_chunk::<20>()) {
-        (Some(room), Some(packet)) if len == 20 => *room = *packet,
+    match len {
+        20 => room[..20].copy_from_slice(&packet[..20]),
+        40 => room[..40].copy_from_slice(&packet[..40]),
         _ => room.copy_from_slice(&packet[..len]),
     }
     start + len

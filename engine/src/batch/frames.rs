@@ -3,6 +3,7 @@
 use crate::director::Arrival;
 use crate::output::EmittedFrame;
 use crate::verdict::Verdict;
+use std::ops::Range;
 
 /// Frames that lie ready, in parts of some thousand. Every part is visited by one thread at a time, several parts at once.
 pub trait Frames: Sync {
@@ -15,6 +16,11 @@ pub trait Frames: Sync {
     /// A frame of a part; none if it is not for the director (such as one that the director sent itself). It must be the
     /// same each time it is asked for.
     fn arrival(&self, part: usize, number: usize) -> Option<Arrival<'_>>;
+
+    /// Frames of a part, as [`Frames::arrival`] gives them.
+    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<Arrival<'_>>> {
+        numbers.map(move |number| self.arrival(part, number))
+    }
 }
 
 /// Frames of a slice, in parts of this length.

@@ -203,7 +203,7 @@ impl Batch {
         let host = parts.host;
         self.lanes.resize_with(frames.parts(), Lane::default);
         self.lanes.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (part, lane)| {
-            let arrivals = (0..frames.part_len(part)).map(|number| frames.arrival(part, number));
+            let arrivals = frames.arrivals(part, 0..frames.part_len(part));
             lane.fill(
                 scratch,
                 arrivals,
@@ -359,9 +359,14 @@ impl Batch {
                 let part = first_part + index;
                 let mut piece = shared.piece(before);
                 let mut passing = Passing::new(servers);
-                for number in numbers(part) {
-                    if let Some(arrival) = frames.arrival(part, number) {
-                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome(part, number), &mut passing);
+                let numbers = numbers(part);
+                let first = starts[part] + numbers.start - range.start;
+                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+                let arrivals = frames.arrivals(part, numbers.clone());
+                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
+                    if let Some(arrival) = arrival {
+                        let outcome = Outcome::read(outcome.load(Ordering::Relaxed), runs);
+                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passing);
                     }
                 }
                 shared.finish(&mut piece);
