@@ -24,7 +24,7 @@ mod snapshot;
 mod tests;
 mod words;
 
-pub use infer::{InferOptions, Inference};
+pub use infer::{InferOptions, Inference, Tally};
 pub use print::{print_command, print_rules};
 pub use problem::{DescribeError, Place, Problem, Warning};
 pub use roles::{Role, Roles};

@@ -5,16 +5,21 @@ use super::demands::Watch;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::work::{LINGER, LISTENED};
-use super::{Replayed, Request, Source, describe_without_capture, director_summary};
-use crate::capture::{BulkReader, CaptureInterface, PlainFile, Writer};
+use super::{Replayed, Request, Source, describe_with, director_summary};
+use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, PlainFile, Writer};
+use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::profile::System;
 use lvscheck_engine::{Director, Draws, Nanos};
+use rayon::prelude::*;
 use std::path::Path;
 use std::time::Instant;
 
 /// Smaller captures are done at once anyway, with all that the careful way shows.
 const SMALLEST: u64 = 4 << 20;
+
+/// Bytes of a window that an inference looks at: small enough to stay in the cache.
+const OBSERVED: usize = 16 << 20;
 
 /// Replays in bulk; none when the careful way must be taken.
 ///
@@ -39,7 +44,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     if capture.as_os_str() == "-" || !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
         return Ok(None);
     }
-    let Some(description) = describe_without_capture(request)? else { return Ok(None) };
+    let Some(description) = describe(request, capture)? else { return Ok(None) };
     let config = &description.config;
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let golden = match &request.golden {
@@ -108,4 +113,46 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     std::mem::forget(result.director);
     let counted = outcome.services.clone();
     Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
+}
+
+/// The director: as described, or inferred in a pass of its own over the capture.
+fn describe(request: &Request, capture: &Path) -> Result<Option<Description>, Failure> {
+    let mut failure = None;
+    let description = describe_with(request, |inference| match observe(inference, capture) {
+        Ok(()) => true,
+        Err(error) => {
+            failure = Some(error);
+            false
+        }
+    })?;
+    failure.map_or(Ok(description), |error| Err(error.into()))
+}
+
+/// Shows a capture to an inference: which frames tell anything new is found out by all threads at once.
+fn observe(inference: &mut Inference, capture: &Path) -> Result<(), CaptureError> {
+    let mut reader = BulkReader::open(capture)?;
+    let mut window = BulkWindow::default();
+    while reader.next_window(&mut window, OBSERVED, &|_, _| Some(0))? {
+        let known = &*inference;
+        let parts: Vec<(Tally, Vec<usize>)> = (0..window.parts())
+            .into_par_iter()
+            .map(|part| {
+                let mut tally = Tally::default();
+                let mut concerning = Vec::new();
+                for (number, frame) in window.frames(part, 0..window.part_len(part)).enumerate() {
+                    if frame.is_some_and(|frame| known.concerns(frame.bytes, frame.wire_len, &mut tally)) {
+                        concerning.push(number);
+                    }
+                }
+                (tally, concerning)
+            })
+            .collect();
+        for (part, (tally, concerning)) in parts.into_iter().enumerate() {
+            inference.add(&tally);
+            for frame in concerning.into_iter().filter_map(|number| window.frame(part, number)) {
+                inference.note(frame.bytes);
+            }
+        }
+    }
+    Ok(())
 }

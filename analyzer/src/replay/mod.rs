@@ -228,11 +228,6 @@ fn describe_director(request: &Request, loaded: &Loaded) -> Result<Description, 
     Ok(described.unwrap_or_default())
 }
 
-/// The director, where it is described so far that no frame of the capture is needed to tell what it is.
-fn describe_without_capture(request: &Request) -> Result<Option<Description>, Failure> {
-    describe_with(request, |_| false)
-}
-
 /// `observe` shows the capture to an inference that needs it; none if it can't.
 fn describe_with(request: &Request, observe: impl FnOnce(&mut Inference) -> bool) -> Result<Option<Description>, Failure> {
     let base = match &request.config {

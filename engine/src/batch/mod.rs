@@ -150,8 +150,12 @@ impl Batch {
         let mut detour = 1;
         let mut longest = LONGEST_RUN;
         while at < total {
-            let mut until = total.min(at + self.longest_detour);
-            if total - at >= self.shortest_run && self.has_plan() {
+            let mut until = total;
+            if total - at >= self.shortest_run && !self.has_plan() {
+                // A packet or two may make one: the first of all, or the answer of a neighbour.
+                detour = (2 * detour).min(self.longest_detour);
+                until = total.min(at + detour);
+            } else if total - at >= self.shortest_run {
                 let version = self.director.version();
                 if classified != version {
                     stage(Stage::Classify);

@@ -92,6 +92,16 @@ struct Client {
     mac: MacAddr,
 }
 
+/// What can be counted of frames in any order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    frames: u64,
+    ip_frames: u64,
+    largest_tcp: usize,
+    largest_other: usize,
+    mss_mtu: usize,
+}
+
 /// The first pass over a capture.
 #[derive(Clone, Debug)]
 pub struct Inference {
@@ -180,26 +190,89 @@ impl Inference {
 
     /// Looks at one Ethernet frame; `wire_len` is its length before the capture cut it.
     pub fn observe(&mut self, frame: &[u8], wire_len: u32) {
-        self.frames += 1;
-        let Ok(ethernet) = Ethernet::new_checked(frame) else { return };
-        if !matches!(ethernet.ether_type(), ether_type::IPV4 | ether_type::IPV6) {
-            return;
+        let mut tally = Tally::default();
+        if self.concerns(frame, wire_len, &mut tally) {
+            self.note(frame);
         }
-        let packet = ethernet.payload();
-        let Ok(headers) = Headers::of(packet) else { return };
+        self.add(&tally);
+    }
+
+    /// Counts a frame in, and says whether it tells anything that is not known yet: then it must be noted, in its order. What
+    /// concerns nobody now does so later neither, so many frames may be asked about at once.
+    pub fn concerns(&self, frame: &[u8], wire_len: u32, tally: &mut Tally) -> bool {
+        tally.frames += 1;
+        let Some((ethernet, packet, headers)) = read(frame) else { return false };
         if self.roles.is_own(ethernet.source()) {
-            return;
+            return false;
         }
-        self.ip_frames += 1;
+        tally.ip_frames += 1;
         let length = (wire_len as usize).saturating_sub(ethernet.payload_at()).max(headers.total_len);
         if headers.protocol == Protocol::TCP.0 {
-            self.largest_tcp = self.largest_tcp.max(length);
+            tally.largest_tcp = tally.largest_tcp.max(length);
         } else if wire_len as usize >= headers.total_len + ethernet.payload_at() {
-            self.largest_other = self.largest_other.max(headers.total_len);
+            tally.largest_other = tally.largest_other.max(headers.total_len);
         }
         if headers.is_later_fragment() {
-            return;
+            return false;
         }
+        if self.told {
+            self.concerns_told(packet, &headers, tally)
+        } else {
+            self.concerns_free(&ethernet, packet, &headers, tally)
+        }
+    }
+
+    fn concerns_told(&self, packet: &[u8], headers: &Headers, tally: &mut Tally) -> bool {
+        let is_server = self.is_server(headers.source) && !self.servers_seen.contains_key(&headers.source);
+        if self.told_addresses.binary_search(&headers.destination).is_ok() {
+            let opens = opening(headers, packet, &mut tally.mss_mtu).is_some();
+            return is_server
+                || opens
+                || !self.knows_service(&headers.flow(packet))
+                || !self.clients.contains_key(&headers.source);
+        }
+        if self.told_addresses.binary_search(&headers.source).is_ok() {
+            opening(headers, packet, &mut tally.mss_mtu);
+            return is_server || !self.clients.contains_key(&headers.destination);
+        }
+        is_server
+    }
+
+    fn concerns_free(&self, ethernet: &Ethernet<'_>, packet: &[u8], headers: &Headers, tally: &mut Tally) -> bool {
+        if !is_unicast(headers.destination) || !is_unicast(headers.source) || ethernet.destination().is_group() {
+            return false;
+        }
+        match opening(headers, packet, &mut tally.mss_mtu) {
+            Some(Opening { evidence: Evidence::SynAck, .. }) => !self.knows_service(&headers.flow(packet).reversed()),
+            Some(Opening { evidence: Evidence::Datagram, .. }) => {
+                let flow = headers.flow(packet);
+                !self.udp_flows.contains(&flow) && !self.udp_flows.contains(&flow.reversed())
+            }
+            Some(_) => true,
+            None => headers.protocol == Protocol::TCP.0 && self.found.is_empty(),
+        }
+    }
+
+    fn is_server(&self, address: IpAddr) -> bool {
+        self.options.servers.iter().any(|server| server.address == address) || self.roles.is_server(address)
+    }
+
+    fn knows_service(&self, flow: &FlowKey) -> bool {
+        self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port))
+    }
+
+    /// Adds what was counted.
+    pub fn add(&mut self, tally: &Tally) {
+        self.frames += tally.frames;
+        self.ip_frames += tally.ip_frames;
+        self.largest_tcp = self.largest_tcp.max(tally.largest_tcp);
+        self.largest_other = self.largest_other.max(tally.largest_other);
+        self.mss_mtu = self.mss_mtu.max(tally.mss_mtu);
+    }
+
+    /// Notes a frame that concerns us, after those before it.
+    pub fn note(&mut self, frame: &[u8]) {
+        let Some((ethernet, packet, headers)) = read(frame) else { return };
         if self.told {
             self.observe_told(&ethernet, packet, &headers);
         } else {
@@ -225,9 +298,7 @@ impl Inference {
                 self.client(headers.destination, ethernet.destination(), ethernet, ethernet.source());
             }
         }
-        let server =
-            self.options.servers.iter().any(|server| server.address == headers.source) || self.roles.is_server(headers.source);
-        if server && !self.servers_seen.contains_key(&headers.source) {
+        if self.is_server(headers.source) && !self.servers_seen.contains_key(&headers.source) {
             let link = self.link(ethernet, ethernet.destination());
             if let Some(link) = link {
                 self.servers_seen.insert(headers.source, Client { link, mac: ethernet.source() });
@@ -376,6 +447,17 @@ impl Inference {
     pub fn finish(self) -> Result<Description, DescribeError> {
         synthesis::Synthesis::new(self).run()
     }
+}
+
+/// An IP packet in an Ethernet frame, with its headers.
+fn read(frame: &[u8]) -> Option<(Ethernet<'_>, &[u8], Headers)> {
+    let ethernet = Ethernet::new_checked(frame).ok()?;
+    if !matches!(ethernet.ether_type(), ether_type::IPV4 | ether_type::IPV6) {
+        return None;
+    }
+    let packet = ethernet.payload();
+    let headers = Headers::of(packet).ok()?;
+    Some((ethernet, packet, headers))
 }
 
 fn count(links: &mut Vec<(usize, u64)>, link: usize) {
