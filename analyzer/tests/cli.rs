@@ -176,6 +176,46 @@ fn a_changed_golden_is_refused() {
     insta::assert_snapshot!("golden_moved", with(&moved));
 }
 
+/// `--quiet` prints what went wrong, so nothing at all when nothing did.
+#[test]
+fn quiet_says_nothing_when_all_is_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (traffic, director, golden, cases) = (path("traffic.pcap"), path("director"), path("golden.pcap"), path("cases"));
+    for args in [
+        &["generate", &traffic, "--flows", "10", "--director", &director][..],
+        &["replay", &traffic, "-c", &director, "-w", &golden],
+        &["replay", &traffic, "-c", &director, "--golden", &golden],
+        &["replay", HTTP, "--mode", "nat"],
+        &["diff", &golden, &golden],
+        &["test", &cases, "--new", HTTP, "--name", "http", "--mode", "nat"],
+        &["test", &cases],
+        &["test", &cases, "-v"],
+        &["throughput", HTTP, "--mode", "dr", "--runs", "1", "--threads", "1"],
+    ] {
+        let output = lvscheck(&[args, &["-q"]].concat());
+        assert_eq!(shown(&output, Some(&folder)), "--- exit status 0", "{args:?}");
+    }
+    // What a program reads is whole.
+    let output = lvscheck(&["diff", &golden, &golden, "-q", "--format", "json"]);
+    assert!(serde_json::from_slice::<serde_json::Value>(&output.stdout).is_ok());
+    let output = lvscheck(&["diff", &traffic, &golden, "-q"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!output.stdout.is_empty());
+}
+
+/// The description that `generate` writes leaves nothing to be guessed.
+#[test]
+fn a_generated_director_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (traffic, director) = (path("traffic.pcap"), path("director"));
+    assert_eq!(status(&["generate", &traffic, "--flows", "8", "--packets", "80", "--director", &director]), 0);
+    let output = lvscheck(&["replay", &traffic, "-c", &director]);
+    let text = shown(&output, Some(&folder));
+    assert!(text.contains("described by FOLDER/director") && !text.contains("assumed"), "{text}");
+}
+
 #[test]
 fn cases_are_made_tested_and_blessed() {
     let folder = tempfile::tempdir().unwrap();

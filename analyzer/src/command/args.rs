@@ -38,7 +38,8 @@ pub struct CommonArgs {
     /// each; with 1 and all when not given.
     #[arg(long, global = true, value_name = "N", value_delimiter = ',')]
     pub threads: Vec<usize>,
-    /// Print only what went wrong.
+    /// Print only what went wrong: nothing when all is well. What a program reads, such as a JSON document, is whole all
+    /// the same.
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Print more: each frame's verdict, each finding.

@@ -25,6 +25,7 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
     let named = [&expected, &actual].iter().all(|loaded| loaded.named);
     let comparison = compare::compare(&frames(&expected, named), &frames(&actual, named), &options, &());
     match common.format {
+        Format::Text if common.quiet && comparison.conforms() => {}
         Format::Text => print(&comparison_text(&comparison, if common.verbose > 0 { 1000 } else { 20 }))?,
         Format::Json => {
             let document = serde_json::json!({
@@ -37,7 +38,10 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
         }
     }
     Ok(match (comparison.conforms(), comparison.expected + comparison.actual) {
-        (_, 0) => Status::NothingToCheck,
+        (_, 0) => {
+            warn("nothing to check: neither capture holds a frame");
+            Status::NothingToCheck
+        }
         (true, _) => Status::Conforms,
         (false, _) => Status::Differs,
     })

@@ -12,7 +12,9 @@ use std::fmt::Write;
 pub(super) fn run(args: &TestArgs, common: &CommonArgs) -> Result<Status, Failure> {
     if let Some(capture) = &args.new {
         let folder = bless::make_case(args, capture)?;
-        print(&format!("made {}; look at it, then commit it\n", folder.display()))?;
+        if !common.quiet {
+            print(&format!("made {}; look at it, then commit it\n", folder.display()))?;
+        }
         return Ok(Status::Conforms);
     }
     let cases = find(args)?;
@@ -88,7 +90,7 @@ fn text(runs: &[CaseRun], common: &CommonArgs) -> String {
     let mut out = String::new();
     for run in runs {
         match &run.outcome {
-            CaseOutcome::Conforms if common.verbose > 0 => {
+            CaseOutcome::Conforms if common.verbose > 0 && !common.quiet => {
                 let _ = writeln!(out, "{good}conforms{good:#}       {}", run.name);
             }
             CaseOutcome::Conforms => {}
@@ -103,6 +105,9 @@ fn text(runs: &[CaseRun], common: &CommonArgs) -> String {
         }
     }
     let (conform, differ, could_not) = tally(runs);
+    if common.quiet && differ + could_not == 0 {
+        return out;
+    }
     let style = if differ + could_not == 0 { good } else { bad };
     let _ = writeln!(out, "{style}{conform} conform, {differ} differ, {could_not} could not run{style:#}");
     out

@@ -31,6 +31,7 @@ pub(super) fn run(args: &ThroughputArgs, common: &CommonArgs) -> Result<Status, 
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     match common.format {
+        Format::Text if common.quiet => {}
         Format::Text => {
             let mut text = String::new();
             throughput::text::render(&series, &mut text).map_err(Failure::usage)?;

@@ -19,6 +19,13 @@ pub enum When {
     After(Nanos),
 }
 
+/// What nobody has described of an interface.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unknown {
+    mac: bool,
+    mtu: bool,
+}
+
 /// A director while it is being described.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -30,8 +37,10 @@ pub struct Builder {
     pub change_places: Vec<Option<Place>>,
     /// What is doubtful.
     pub warnings: Vec<Warning>,
-    /// What was assumed, in sentences.
+    /// What was assumed, in sentences; what interfaces lack is told by [`Builder::all_assumed`].
     pub assumed: Vec<String>,
+    /// For each interface, in the order of the configuration's: what nobody has described yet.
+    pub(super) unknown: Vec<Unknown>,
     /// Ethernet addresses of real servers of which no link is described.
     pub server_macs: Vec<(IpAddr, MacAddr)>,
 }
@@ -56,9 +65,11 @@ impl Builder {
     /// Adds an interface, or completes the one of that name. None when there are too many.
     pub fn add_interface(&mut self, name: &str, mac: Option<MacAddr>, mtu: Option<u32>) -> Option<InterfaceId> {
         if let Some(id) = self.config.interface(name) {
-            if let Some(interface) = self.config.interfaces.get_mut(usize::from(id.0)) {
-                interface.mac = mac.unwrap_or(interface.mac);
-                interface.mtu = mtu.unwrap_or(interface.mtu);
+            if let Some(mac) = mac {
+                self.set_mac(id, mac);
+            }
+            if let Some(mtu) = mtu {
+                self.set_mtu(id, mtu);
             }
             return Some(id);
         }
@@ -66,16 +77,8 @@ impl Builder {
         let loopback = name == "lo";
         let assumed_mac = if loopback { MacAddr::ZERO } else { synthetic_mac(0x01, id.0) };
         let assumed_mtu = if loopback { 65536 } else { 1500 };
-        if !loopback {
-            match (mac, mtu) {
-                (None, None) => {
-                    self.assumed.push(format!("interface {name}: MAC {assumed_mac}, MTU {assumed_mtu} (not described)"));
-                }
-                (None, Some(_)) => self.assumed.push(format!("interface {name}: MAC {assumed_mac} (not described)")),
-                (Some(_), None) => self.assumed.push(format!("interface {name}: MTU {assumed_mtu} (not described)")),
-                (Some(_), Some(_)) => {}
-            }
-        }
+        self.unknown.resize(self.config.interfaces.len(), Unknown::default());
+        self.unknown.push(Unknown { mac: !loopback && mac.is_none(), mtu: !loopback && mtu.is_none() });
         let mut addresses = Vec::new();
         if loopback {
             addresses.push(Address {
@@ -123,11 +126,7 @@ impl Builder {
                     interface.up = up;
                 }
             }
-            Command::SetMtu { interface, mtu } => {
-                if let Some(interface) = self.interface_mut(interface) {
-                    interface.mtu = mtu;
-                }
-            }
+            Command::SetMtu { interface, mtu } => self.set_mtu(interface, mtu),
             Command::AddRoute(route) => self.add_route(route),
             Command::DeleteRoute(route) => self.config.routes.retain(|known| !same_route(known, &route)),
             Command::AddNeighbour { address, mac, interface } => {
@@ -154,6 +153,38 @@ impl Builder {
 
     fn interface_mut(&mut self, id: InterfaceId) -> Option<&mut Interface> {
         self.config.interfaces.get_mut(usize::from(id.0))
+    }
+
+    fn set_mac(&mut self, id: InterfaceId, mac: MacAddr) {
+        if let Some(interface) = self.interface_mut(id) {
+            interface.mac = mac;
+        }
+        if let Some(unknown) = self.unknown.get_mut(usize::from(id.0)) {
+            unknown.mac = false;
+        }
+    }
+
+    fn set_mtu(&mut self, id: InterfaceId, mtu: u32) {
+        if let Some(interface) = self.interface_mut(id) {
+            interface.mtu = mtu;
+        }
+        if let Some(unknown) = self.unknown.get_mut(usize::from(id.0)) {
+            unknown.mtu = false;
+        }
+    }
+
+    /// What was assumed, in sentences, now that all is read: a script names an interface before it describes it.
+    pub fn all_assumed(&self) -> Vec<String> {
+        let interfaces = self.config.interfaces.iter().zip(&self.unknown).filter_map(|(interface, unknown)| {
+            let Interface { name, mac, mtu, .. } = interface;
+            match (unknown.mac, unknown.mtu) {
+                (true, true) => Some(format!("interface {name}: MAC {mac}, MTU {mtu} (not described)")),
+                (true, false) => Some(format!("interface {name}: MAC {mac} (not described)")),
+                (false, true) => Some(format!("interface {name}: MTU {mtu} (not described)")),
+                (false, false) => None,
+            }
+        });
+        interfaces.chain(self.assumed.iter().cloned()).collect()
     }
 
     /// Adds an address; an IPv4 address in the subnet of an earlier one is secondary.
@@ -209,4 +240,23 @@ pub fn synthetic_mac(kind: u8, number: u16) -> MacAddr {
     let [high, low] = number.to_be_bytes();
     // The letters L and V, so that people recognise what was made up and nobody's own addresses are hit.
     MacAddr([0x02, b'L', b'V', kind, high, low])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::describe::read_text;
+
+    #[test]
+    fn what_is_described_later_was_not_assumed() {
+        let assumed = |script: &str| read_text("setup.sh", script).unwrap().assumed;
+        let named = "ip addr add 192.0.2.1/24 dev eth0\n";
+        assert_eq!(assumed(named), ["interface eth0: MAC 02:4c:56:01:00:00, MTU 1500 (not described)"]);
+        let with_mac = format!("{named}ip link set eth0 address 02:00:00:00:00:01\n");
+        assert_eq!(assumed(&with_mac), ["interface eth0: MTU 1500 (not described)"]);
+        let with_mtu = format!("{named}ip link set dev eth0 mtu 9000\n");
+        assert_eq!(assumed(&with_mtu), ["interface eth0: MAC 02:4c:56:01:00:00 (not described)"]);
+        let whole = format!("{with_mac}ip link set eth0 mtu 9000\n");
+        assert!(assumed(&whole).is_empty());
+    }
 }

@@ -103,13 +103,14 @@ impl Description {
     }
 
     fn from_builder(builder: Builder) -> Description {
-        let Builder { config, places, change_places: _, warnings, assumed, server_macs } = builder;
+        let assumed = builder.all_assumed();
+        let Builder { config, places, warnings, server_macs, .. } = builder;
         Description { config, warnings, assumed, places, server_macs }
     }
 
     fn into_builder(self) -> Builder {
         let Description { config, warnings, assumed, places, server_macs } = self;
-        Builder { config, places, change_places: Vec::new(), warnings, assumed, server_macs }
+        Builder { config, places, warnings, assumed, server_macs, ..Builder::default() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::frame::Recipe;
 use super::{GenerateArgs, GenerateError};
-use lvscheck_engine::config::{Family, Protocol};
+use lvscheck_engine::config::{Family, MacAddr, Protocol};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -38,10 +38,9 @@ fn script(args: &GenerateArgs, recipe: &Recipe) -> String {
         vec!["# A director for traffic of `lvscheck generate`: eth0 towards the clients, eth1 towards the servers".to_owned()];
     let families: Vec<Family> =
         [Family::Ipv4, Family::Ipv6].into_iter().filter(|family| args.family.values().any(|name| name.0 == *family)).collect();
-    lines.push(format!("ip link set eth0 address {}", args.director_mac));
-    lines.push("ip link set eth0 up".to_owned());
-    lines.push("ip link set eth1 address 02:00:00:00:02:00".to_owned());
-    lines.push("ip link set eth1 up".to_owned());
+    for (name, mac) in [("eth0", args.director_mac), ("eth1", MacAddr([2, 0, 0, 0, 2, 0]))] {
+        lines.push(format!("ip link set {name} address {mac} mtu 1500 up"));
+    }
     lines.push("sysctl -w net.ipv4.ip_forward=1".to_owned());
     if families.contains(&Family::Ipv6) {
         lines.push("sysctl -w net.ipv6.conf.all.forwarding=1".to_owned());
@@ -144,7 +143,9 @@ mod tests {
             args.director = Some(folder.path().to_owned());
             (args.mode, args.on_link) = (mode, on_link);
             super::super::run(&args).unwrap();
-            let config = crate::describe::load(folder.path()).unwrap().config;
+            let description = crate::describe::load(folder.path()).unwrap();
+            assert_eq!((description.assumed.len(), description.warnings.len()), (0, 0), "{description:?}");
+            let config = description.config;
             let eth0 = config.interface("eth0").unwrap();
             assert_eq!(config.interfaces[usize::from(eth0.0)].mac, args.director_mac);
             assert_eq!(config.commands.len(), 6 * (1 + 4), "{:?}", config.commands);

@@ -292,6 +292,9 @@ fn demands(text: &mut String, demands: &[Demand]) {
 }
 
 fn comparison(text: &mut String, title: &str, comparison: &Comparison, options: TextOptions) {
+    if options.quiet && comparison.conforms() {
+        return;
+    }
     heading(text, title);
     text.push_str(&indented(&comparison_text(comparison, options.findings)));
 }
