@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use lvscheck::capture::{Reader, Writer};
+use lvscheck::command::args::Mode;
 use lvscheck::generate::{GenerateArgs, Method, run};
-use lvscheck::replay::{self, Replayed, Request, Source};
+use lvscheck::replay::{self, Replayed, Request, ServiceArguments, Source};
 use std::path::{Path, PathBuf};
 
 fn replayed(folder: &Path, bulk: bool, golden: Option<&str>, write: Option<&str>) -> Replayed {
@@ -119,5 +120,38 @@ fn every_format_takes_the_fast_way() {
         assert_eq!(outcome.handled.is_some(), size >= 4 << 20, "{capture} of {size} bytes");
         assert_eq!(outcome.services, expected.services, "{capture}");
         assert_eq!((outcome.input.frames, outcome.input.last), (expected.input.frames, expected.input.last), "{capture}");
+    }
+}
+
+#[test]
+fn a_director_that_is_inferred_is_the_same_both_ways() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    let told = ServiceArguments { services: vec!["200.200.200.1:80".to_owned()], ..ServiceArguments::default() };
+    for (mode, services) in [
+        (Mode::Dr, ServiceArguments::default()),
+        (Mode::Dr, told.clone()),
+        (Mode::Nat, ServiceArguments::default()),
+        (Mode::Nat, told),
+    ] {
+        let [fast, careful] = [true, false].map(|bulk| {
+            let name = format!("{bulk}.pcap");
+            let request = Request {
+                captures: vec![folder.path().join("traffic.pcap")],
+                mode: Some(mode),
+                services: services.clone(),
+                write: Some(folder.path().join(&name)),
+                bulk,
+                ..Request::default()
+            };
+            let outcome = replay::run(&request).unwrap().outcome;
+            assert_eq!(outcome.handled.is_some(), bulk, "{mode:?} took its way");
+            (outcome, std::fs::read(folder.path().join(&name)).unwrap())
+        });
+        assert!(fast.1 == careful.1, "{mode:?}");
+        assert_eq!(fast.0.director.assumed, careful.0.director.assumed);
+        assert_eq!(fast.0.director.interfaces, careful.0.director.interfaces);
+        assert_eq!(fast.0.services, careful.0.services);
+        assert_eq!(fast.0.verdicts.rows().collect::<Vec<_>>(), careful.0.verdicts.rows().collect::<Vec<_>>());
     }
 }
