@@ -1,6 +1,8 @@
 //! Everything of lvscheck that touches the world: capture files, descriptions of directors, comparison with goldens,
 //! diagnosis and reports. The forwarding itself is [`lvscheck_engine`]'s.
 
+#![forbid(unsafe_code)]
+
 pub mod capture;
 pub mod command;
 pub mod compare;

@@ -1,5 +1,7 @@
 //! The `lvscheck` command.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use lvscheck::command::{self, args::Cli};
 use std::process::ExitCode;
