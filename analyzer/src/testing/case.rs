@@ -41,6 +41,10 @@ pub struct CaseFile {
     /// Fields that the comparison masks, each with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ignore: BTreeMap<String, String>,
+    /// How long the recording listened after the last frame or change, in seconds, before it read the tables in state/. A moment
+    /// when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<f64>,
     /// When the connection listings in state/ were taken: file name, seconds after the first frame.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub state: BTreeMap<String, f64>,

@@ -82,6 +82,7 @@ pub fn request(case: &Case) -> Result<Request, String> {
         config: director.is_dir().then_some(director),
         golden: Some(Source::File(case.output())),
         ignore: case.file.ignore.keys().cloned().collect(),
+        linger: case.file.linger.map(|seconds| Nanos((seconds.clamp(0.0, 1e9) * 1e9).round() as u64)),
         probes: case
             .file
             .state
@@ -142,4 +143,18 @@ fn check(case: &Case) -> Result<(Comparison, String), String> {
         }
     }
     Ok((comparison, text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_case_says_how_long_its_recording_listened() {
+        let case = |text: &str| Case { name: String::new(), folder: "case".into(), file: toml::from_str(text).unwrap() };
+        assert_eq!(request(&case("linger = 36")).unwrap().linger, Some(Nanos::from_secs(36)));
+        assert_eq!(request(&case("linger = 0.5")).unwrap().linger, Some(Nanos::from_millis(500)));
+        assert_eq!(request(&case("")).unwrap().linger, None);
+    }
 }
