@@ -89,7 +89,7 @@ fn stages(criterion: &mut Criterion) {
     stage("track", Stage::Track, "dr", ForwardingMethod::Dr, &mixed);
     stage("track", Stage::Track, "nat", ForwardingMethod::Nat, &mixed);
     stage("schedule", Stage::Schedule, "rr, openings only", ForwardingMethod::Dr, &openings);
-    // GUE's source ports are drawn in the order of the packets, so its packets take the serial way.
+    // GUE's source port is a draw, so its packets take the serial way.
     for (name, method) in METHODS.into_iter().filter(|(name, _)| *name != "gue") {
         stage("rewrite", Stage::Rewrite, name, method, &mixed);
     }
