@@ -108,8 +108,6 @@ struct Part {
     wire_bytes: u64,
     /// A frame stands nowhere, or time steps back.
     needs_care: bool,
-    /// The Ethernet addresses of the last frame, and where it stands: that of the next one with the same is the same.
-    known: Option<(u32, [u8; 12], u16)>,
 }
 
 /// Says where a frame of that interface of the capture stands; none: that is for something more careful to tell.
@@ -397,7 +395,6 @@ impl Part {
         self.records.clear();
         self.walked = usize::MAX..usize::MAX;
         self.stopped = None;
-        self.known = None;
         self.needs_care = false;
         (self.bytes, self.wire_bytes) = (0, 0);
     }
@@ -405,10 +402,13 @@ impl Part {
     /// Finds the records that begin from where the last walk ended up to `end`, in bytes of which the first stands at `from`.
     fn walk(&mut self, file: &PlainFile, bytes: &[u8], from: usize, end: usize, place: &impl Place) {
         let mut at = self.walked.end;
-        while at < end.min(from + bytes.len()) {
+        let end = end.min(from + bytes.len());
+        let mut adding = Adding::to(self);
+        while at < end {
             match file.format.step(bytes, at - from, &file.interfaces) {
                 Step::Frame(record, size) => {
-                    self.add(&record, record.start + from, record.of(bytes), place);
+                    let placed = adding.place(&record, record.start + from, record.of(bytes), place);
+                    self.records.push(placed);
                     at += size;
                 }
                 step => {
@@ -418,28 +418,54 @@ impl Part {
             }
         }
         self.walked.end = at;
+        adding.done(self);
+    }
+}
+
+/// What a part adds up while frames are added: apart from it, where a processor can keep it at hand.
+struct Adding {
+    last: Nanos,
+    bytes: u64,
+    wire_bytes: u64,
+    needs_care: bool,
+    /// The Ethernet addresses of the last frame, and where it stands: that of the next one with the same is the same.
+    known: Option<(u32, [u8; 12], u16)>,
+}
+
+impl Adding {
+    fn to(part: &Part) -> Adding {
+        let Part { bytes, wire_bytes, needs_care, .. } = *part;
+        let last = part.records.last().map_or(Nanos(0), |last| last.time);
+        Adding { last, bytes, wire_bytes, needs_care, known: None }
     }
 
-    /// Adds a frame that begins at `start` of the window.
+    fn done(self, part: &mut Part) {
+        (part.bytes, part.wire_bytes, part.needs_care) = (self.bytes, self.wire_bytes, self.needs_care);
+    }
+
+    /// Counts a frame in that begins at `start` of the window.
     #[inline]
-    fn add(&mut self, record: &Record, start: usize, frame: &[u8], place: &impl Place) {
+    fn place(&mut self, record: &Record, start: usize, frame: &[u8], place: &impl Place) -> Placed {
         let Record { time, interface, len, wire_len, .. } = *record;
-        self.needs_care |= self.records.last().is_some_and(|last| time < last.time);
-        let addresses = frame.first_chunk::<12>();
-        let place = match (addresses, &self.known) {
-            (Some(addresses), Some((from, known, place))) if *from == interface && known == addresses => *place,
-            _ => {
-                let found = place(interface, frame);
-                self.needs_care |= found.is_none();
-                let found = found.unwrap_or_default();
-                // Where a frame to a group stands depends on more than its addresses.
-                self.known = addresses.filter(|addresses| addresses[0] & 1 == 0).map(|addresses| (interface, *addresses, found));
-                found
-            }
-        };
+        self.needs_care |= time < self.last;
+        self.last = time;
         self.bytes += u64::from(len);
         self.wire_bytes += u64::from(wire_len);
-        self.records.push(Placed { time, start: start as u32, len, wire_len, place });
+        let place = match (frame.first_chunk::<12>(), &self.known) {
+            (Some(addresses), Some((from, known, place))) if *from == interface && known == addresses => *place,
+            (addresses, _) => self.find(interface, addresses, frame, place),
+        };
+        Placed { time, start: start as u32, len, wire_len, place }
+    }
+
+    #[cold]
+    fn find(&mut self, interface: u32, addresses: Option<&[u8; 12]>, frame: &[u8], place: &impl Place) -> u16 {
+        let found = place(interface, frame);
+        self.needs_care |= found.is_none();
+        let found = found.unwrap_or_default();
+        // Where a frame to a group stands depends on more than its addresses.
+        self.known = addresses.filter(|addresses| addresses[0] & 1 == 0).map(|addresses| (interface, *addresses, found));
+        found
     }
 }
 
@@ -528,7 +554,9 @@ impl BulkWindow {
         let bytes = &self.bytes[..];
         self.parts.par_iter_mut().zip(records.par_chunks(PART_FRAMES)).for_each(|(part, records)| {
             part.clear();
-            records.iter().for_each(|record| part.add(record, record.start, record.of(bytes), place));
+            let mut adding = Adding::to(part);
+            part.records.extend(records.iter().map(|record| adding.place(record, record.start, record.of(bytes), place)));
+            adding.done(part);
         });
         Ok(self.bytes.len() as u64)
     }

@@ -213,9 +213,8 @@ impl Lane {
         self.others.clear();
         unsorted.clear();
         self.clients.clear();
-        self.bytes = 0;
-        self.ends.clear();
-        self.ends.resize(SHARDS, 0);
+        let mut bytes = 0;
+        let mut counts = [0; SHARDS];
         let mut latest = Nanos(0);
         let mut last = None;
         for (number, arrival) in frames.enumerate() {
@@ -254,29 +253,35 @@ impl Lane {
             });
             match item {
                 Some(item) => {
-                    self.ends[usize::from(item.shard)] += 1;
-                    self.bytes += u64::from(item.len);
+                    counts[usize::from(item.shard)] += 1;
+                    bytes += u64::from(item.len);
                     unsorted.push(item);
                 }
                 None => self.others.push(number as u32),
             }
         }
-        self.sort(unsorted);
+        self.bytes = bytes;
+        self.sort(unsorted, counts);
     }
 
-    /// Puts the items in order of shard, by counting; `ends` holds the counts and then the ends.
-    fn sort(&mut self, unsorted: &[Item]) {
+    /// Puts the items in order of shard, of which there are so many each.
+    fn sort(&mut self, unsorted: &[Item], mut counts: [u32; SHARDS]) {
         let mut at = 0;
-        for count in &mut self.ends {
+        for count in &mut counts {
             // Each entry is first where its shard begins, and has moved to where it ends when all items are placed.
             at += std::mem::replace(count, at);
         }
         self.items.resize(unsorted.len(), Item::default());
+        let items = &mut self.items[..];
         for item in unsorted {
-            let place = &mut self.ends[usize::from(item.shard)];
-            self.items[*place as usize] = *item;
+            let place = &mut counts[usize::from(item.shard)];
+            if let Some(room) = items.get_mut(*place as usize) {
+                *room = *item;
+            }
             *place += 1;
         }
+        self.ends.clear();
+        self.ends.extend_from_slice(&counts);
     }
 }
 
@@ -330,22 +335,26 @@ impl Plain {
             _ => return None,
         };
         let end = ETHERNET + len;
-        let transport = frame.get(at..end)?;
-        if len > port.mtu as usize || frame.len() > ETHERNET + port.mtu.max(46) as usize || len > usize::from(u16::MAX) {
+        if end > frame.len() || len > port.mtu as usize || frame.len() > ETHERNET + port.mtu.max(46) as usize {
             return None;
         }
+        let len = u16::try_from(len).ok()?;
+        let dont_fragment = header[20] & 0x40 != 0;
+        // Of IPv4, all of the transport header that counts is in what was read already.
+        let transport = if at == ETHERNET + 20 { &header[at..] } else { frame.get(at..end)? };
+        let length = (end - ETHERNET).checked_sub(at - ETHERNET)?;
         let flags = match Protocol(protocol) {
             Protocol::TCP => {
                 let header = transport.first_chunk::<20>()?;
                 let words = usize::from(header[12] >> 4);
-                if words < 5 || words * 4 > transport.len() {
+                if words < 5 || words * 4 > length {
                     return None;
                 }
                 header[13]
             }
             Protocol::UDP => {
                 let header = transport.first_chunk::<8>()?;
-                if usize::from(u16::from_be_bytes([header[4], header[5]])) != transport.len() {
+                if usize::from(u16::from_be_bytes([header[4], header[5]])) != length || length < 8 {
                     return None;
                 }
                 // Without a checksum, translation has rules of its own.
@@ -356,8 +365,9 @@ impl Plain {
             }
             _ => return None,
         };
-        let ports = (u16::from_be_bytes([transport[0], transport[1]]), u16::from_be_bytes([transport[2], transport[3]]));
-        Some(Plain { source, destination, protocol, ports, len: len as u16, flags, dont_fragment: header[20] & 0x40 != 0 })
+        let &[source_high, source_low, high, low] = transport.first_chunk::<4>()?;
+        let ports = (u16::from_be_bytes([source_high, source_low]), u16::from_be_bytes([high, low]));
+        Some(Plain { source, destination, protocol, ports, len, flags, dont_fragment })
     }
 
     /// The place of the service that it goes to, or of the real server that it comes from. Client ports that IPVS treats
