@@ -2,6 +2,7 @@
 
 use crate::config::{Protocol, ServerKey, ServerSettings, ServiceKey, ServiceSettings};
 use crate::time::Nanos;
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
 /// Packets and bytes; bytes are IP total lengths, as IPVS counts them.
@@ -53,6 +54,44 @@ pub struct ServerView {
     pub persistent: u32,
     /// What passed.
     pub counters: Counters,
+}
+
+/// Sorts what is listed as ipvsadm does: merged from halves, by an order in which IPv4 addresses, and IPv6 addresses word by
+/// word, come by their difference in 32 bits, which is less than nothing when they are more than half of all addresses apart
+/// (172.16.0.11 is listed before 10.0.0.1). With three far addresses that order goes round in a circle, which the standard
+/// library's sorting may refuse.
+pub(crate) fn sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> Ordering) {
+    if items.len() < 2 {
+        return;
+    }
+    let (left, right) = items.split_at_mut(items.len() / 2);
+    sort(left, compare);
+    sort(right, compare);
+    let (mut left, mut right) = (left.to_vec().into_iter().peekable(), right.to_vec().into_iter().peekable());
+    for place in items {
+        let from_right = match (left.peek(), right.peek()) {
+            (Some(a), Some(b)) => compare(a, b) == Ordering::Greater,
+            (left, _) => left.is_none(),
+        };
+        let next = if from_right { right.next() } else { left.next() };
+        if let Some(next) = next {
+            *place = next;
+        }
+    }
+}
+
+/// Which of two addresses ipvsadm lists first; IPv4 comes before IPv6.
+pub(crate) fn compare_addresses(a: IpAddr, b: IpAddr) -> Ordering {
+    let by_difference = |a: u32, b: u32| (a.wrapping_sub(b) as i32).cmp(&0);
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => by_difference(a.into(), b.into()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let words = |address: std::net::Ipv6Addr| [96, 64, 32, 0].map(|shift| (u128::from(address) >> shift) as u32);
+            let differ = words(a).into_iter().zip(words(b)).find(|(a, b)| a != b);
+            differ.map_or(Ordering::Equal, |(a, b)| by_difference(a, b))
+        }
+        (a, b) => a.is_ipv6().cmp(&b.is_ipv6()),
+    }
 }
 
 /// A local address of a DPVS service.
@@ -110,4 +149,23 @@ pub struct ClientAddressCounts {
     pub uoa_ahead: u64,
     /// PROXY headers that were put in front of payload.
     pub proxy_headers: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn far_addresses_are_listed_by_their_difference() {
+        let sorted = |texts: &[&str]| {
+            let mut addresses: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            sort(&mut addresses, &|a, b| compare_addresses(*a, *b));
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(&["10.0.0.1", "172.16.0.11", "10.0.0.0"]), ["172.16.0.11", "10.0.0.0", "10.0.0.1"]);
+        assert_eq!(sorted(&["2001:db8::2", "192.0.2.1", "2001:db8::1"]), ["192.0.2.1", "2001:db8::1", "2001:db8::2"]);
+        // In a circle: each comes before the next.
+        assert_eq!(sorted(&["0.0.0.1", "85.0.0.1", "170.0.0.1", "255.0.0.1"]), ["170.0.0.1", "255.0.0.1", "0.0.0.1", "85.0.0.1"]);
+    }
 }

@@ -32,6 +32,10 @@ impl Host {
         if !self.links.get(by).interface.up {
             return Sent::Left;
         }
+        if next.is_ipv4() && self.routes.is_broadcast(next) {
+            self.emit_packet(out, time, by, MacAddr::BROADCAST, &packet);
+            return Sent::Left;
+        }
         match self.neighbours.resolve(time, self.links.get(by), (by, next), packet) {
             Resolution::Send(mac, packet) => {
                 self.emit_packet(out, time, by, mac, &packet);

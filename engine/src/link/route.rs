@@ -54,8 +54,8 @@ pub struct Routes {
     local: HashMap<IpAddr, usize>,
     /// Networks that are local as a whole: 127/8, `ip route add local`.
     local_networks: Vec<Network>,
-    /// Subnet broadcast addresses.
-    broadcasts: Vec<Ipv4Addr>,
+    /// Subnet broadcast addresses, each with its link and the address that implies it.
+    broadcasts: Vec<(Ipv4Addr, InterfaceId, IpAddr)>,
     /// Longest prefix first, then smallest metric, then order of addition.
     routes: Vec<Route>,
 }
@@ -124,7 +124,8 @@ impl Routes {
         if let IpAddr::V4(base) = network.address
             && network.prefix_len < 31
         {
-            self.broadcasts.push((u32::from(base) | u32::MAX >> network.prefix_len).into());
+            let broadcast = (u32::from(base) | u32::MAX >> network.prefix_len).into();
+            self.broadcasts.push((broadcast, interface, address.address));
         }
         let known =
             self.routes.iter().any(|old| old.destination == network && old.interface == Some(interface) && old.gateway.is_none());
@@ -160,7 +161,7 @@ impl Routes {
             && network.prefix_len < 31
         {
             let broadcast: Ipv4Addr = (u32::from(base) | u32::MAX >> network.prefix_len).into();
-            if let Some(index) = self.broadcasts.iter().position(|old| *old == broadcast) {
+            if let Some(index) = self.broadcasts.iter().position(|old| *old == (broadcast, interface, address.address)) {
                 self.broadcasts.remove(index);
             }
         }
@@ -187,12 +188,30 @@ impl Routes {
         found.map_or(0, |route| route.destination.prefix_len)
     }
 
+    /// Whether an address is a subnet's broadcast address.
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.broadcasts.iter().any(|(broadcast, ..)| IpAddr::V4(*broadcast) == address)
+    }
+
+    /// The way of a packet that the host itself sends: one to a subnet's broadcast address goes out on the subnet's link.
+    pub fn lookup_own(&self, destination: IpAddr) -> Way {
+        match self.lookup(destination) {
+            Way::Group => {
+                let found = self.broadcasts.iter().find(|(broadcast, ..)| IpAddr::V4(*broadcast) == destination);
+                found.map_or(Way::Group, |(_, interface, source)| {
+                    Way::Out(Hop { interface: *interface, gateway: None, source: Some(*source), mtu: None })
+                })
+            }
+            way => way,
+        }
+    }
+
     /// The way to a destination.
     pub fn lookup(&self, destination: IpAddr) -> Way {
         if self.is_local(destination) {
             return Way::Local;
         }
-        if is_group(destination) || matches!(destination, IpAddr::V4(v4) if self.broadcasts.contains(&v4)) {
+        if is_group(destination) || self.is_broadcast(destination) {
             return Way::Group;
         }
         let Some(route) = self.routes.iter().find(|route| route.destination.contains(destination)) else { return Way::None };

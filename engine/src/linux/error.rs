@@ -24,7 +24,7 @@ impl Director {
             return false;
         }
         // An error about a packet of one of the director's own addresses does not leave, but IPVS may send it on.
-        let hop = match self.host.routes.lookup(source.into()) {
+        let hop = match self.host.routes.lookup_own(source.into()) {
             Way::Out(hop) => Some(hop),
             Way::Local => None,
             _ => return false,

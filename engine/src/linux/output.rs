@@ -202,7 +202,7 @@ impl Director {
             (IpAddr::V6(v6), Some(interface)) if is_link_local(v6) && !self.host.is_local(host) => {
                 Way::Out(Hop { interface, gateway: None, source: None, mtu: None })
             }
-            _ => self.host.routes.lookup(host),
+            _ => self.host.routes.lookup_own(host),
         }
     }
 

@@ -521,3 +521,17 @@ fn a_dead_server_that_is_its_own_client() {
     let kinds: Vec<u16> = out.frames().map(|sent| Ethernet::new_checked(sent.bytes).unwrap().ether_type()).collect();
     assert_eq!(kinds, [ether_type::ARP; 3], "two questions more, and a new one for the error");
 }
+
+#[test]
+fn what_a_subnets_broadcast_address_caused_is_told_to_the_subnet() {
+    let mut director = director(ForwardingMethod::Dr);
+    let mut out = Output::default();
+    let packet = segment("200.200.200.255", VIP, (40000, 80), flags::SYN, 1);
+    let verdict = receive(&mut director, &mut out, 0, &frame(DIRECTOR, CLIENT, &packet));
+    assert_eq!(verdict, Verdict::Refused(Refusal::TtlExceeded));
+    let sent = out.frames().next().unwrap();
+    let view = Ethernet::new_checked(sent.bytes).unwrap();
+    assert_eq!((view.destination(), sent.interface), (MacAddr::BROADCAST, InterfaceId(0)));
+    let headers = Headers::of(view.payload()).unwrap();
+    assert_eq!((headers.source, headers.destination), (ip(VIP), ip("200.200.200.255")));
+}

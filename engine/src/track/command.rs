@@ -157,16 +157,22 @@ impl Services {
         let list = &mut self.all[service as usize].list;
         let Some(place) = list.iter().position(|number| *number == server) else { return };
         list.remove(place);
-        self.servers[server as usize].retire(now);
+        self.retire(server, now);
         self.unlist_address(server);
         self.notify(service, Change::Removed(place, server));
     }
 
     fn delete_service(&mut self, number: u32, now: Nanos) {
         for server in self.leave(number) {
-            self.servers[server as usize].retire(now);
+            self.retire(server, now);
             self.unlist_address(server);
         }
+    }
+
+    /// A server leaves its service's list. Sweeps begin with the first one that is remembered.
+    fn retire(&mut self, server: u32, now: Nanos) {
+        let since = self.servers.iter().find(|other| other.is_in_trash(now)).map_or(now, Server::sweeps_since);
+        self.servers[server as usize].retire(now, since);
     }
 
     fn rebind(&mut self, number: u32, settings: &ServiceSettings, now: Nanos) {

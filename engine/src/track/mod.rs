@@ -228,9 +228,12 @@ impl Ipvs {
         }
     }
 
-    /// Ends an entry a moment after now; no packet finds it from now on. If it controls others then, it lives on.
+    /// Ends an entry at the next tick of the clock. Until then packets find it, unless a newer one has its key, such as an error
+    /// that says that nothing can take its place. If it controls others then, it lives on.
     pub fn expire_now(&mut self, id: ConnectionId, now: Nanos) {
-        if let Some(connection) = self.table.detach(id) {
+        if let Some(connection) = self.table.get_mut(id)
+            && connection.expires > now + JIFFY
+        {
             connection.expires = now + JIFFY;
             self.timers.insert(now + JIFFY, id);
         }

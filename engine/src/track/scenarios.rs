@@ -190,6 +190,22 @@ fn translated_answers_move_states_and_count() {
 }
 
 #[test]
+fn what_says_that_no_server_takes_a_new_connection_counts_for_the_old_one() {
+    let mut bench = Bench::new(tcp_service(80), settings(SchedulerKind::Rr), ForwardingMethod::Nat, |sysctls| {
+        sysctls.vs.expire_nodest_conn = true;
+    });
+    assert_eq!(bench.tcp(40000, SYN), Ok(12));
+    for last in [11, 12] {
+        let settings = ServerSettings { weight: 0, ..by(ForwardingMethod::Nat) };
+        bench.run(Command::EditServer { service: tcp_service(80), server: server(last, 80), settings });
+    }
+    assert!(matches!(bench.tcp(40000, SYN), Err(Unscheduled::NoServer)));
+    assert!(bench.answer(40000, 12, ACK), "the old connection lives until the clock ticks");
+    bench.now = bench.now + Nanos::from_millis(4);
+    assert_eq!(bench.tcp(40000, ACK), Ok(12), "and what passes in time keeps it");
+}
+
+#[test]
 fn set_changes_three_timeouts_at_the_next_packet() {
     let mut bench = Bench::dr();
     bench.tcp(40000, SYN).unwrap();

@@ -4,10 +4,14 @@ use crate::config::{ServerKey, ServerSettings};
 use crate::listing::Counters;
 use crate::time::Nanos;
 
-/// A removed server is forgotten this long after its last connection went: a sweep each minute finds it unused, and a later one
-/// finds that two minutes have passed (reference/linux-ipvs.md section 0.2). Each sweep is up to two seconds late (section 0.3), half
-/// of which is allowed for.
-const TRASH_PERIOD: Nanos = Nanos::from_secs(183);
+/// Removed servers are looked at a minute after the first of them went, and then again and again
+/// (reference/linux-ipvs.md section 0.2). Timers of a minute fire at the next multiple of 2.048 s (section 0.3): the first one half
+/// of that late on average, a renewed one always after 61.44 s.
+const FIRST_SWEEP: Nanos = Nanos::from_millis(61_024);
+/// From one look to the next.
+const SWEEP_PERIOD: Nanos = Nanos::from_millis(61_440);
+/// One that is found unused is forgotten when two minutes have passed since: at the second look after that.
+const SWEEPS_UNUSED: u64 = 2;
 
 /// A real server of one service. It outlives its removal as long as connections name it.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Server {
     pub counters: Counters,
     /// When it was removed, or its last entry after that.
     unused_since: Nanos,
+    /// When the sweeps began that it was removed under.
+    sweeps_since: Nanos,
 }
 
 impl Server {
@@ -51,6 +57,7 @@ impl Server {
             available: true,
             counters: Counters::default(),
             unused_since: Nanos(0),
+            sweeps_since: Nanos(0),
         }
     }
 
@@ -100,16 +107,29 @@ impl Server {
         self.settings = settings;
     }
 
-    /// It leaves its service's list.
-    pub(super) fn retire(&mut self, now: Nanos) {
+    /// It leaves its service's list. `sweeps_since` is when the first of those that are remembered now was removed.
+    pub(super) fn retire(&mut self, now: Nanos, sweeps_since: Nanos) {
         self.available = false;
         self.unused_since = now;
+        self.sweeps_since = sweeps_since;
     }
 
     /// Whether it was removed and is still remembered.
     pub(super) fn is_in_trash(&self, now: Nanos) -> bool {
         let used = self.total != 0 || self.persistent != 0;
-        !self.available && (used || now < self.unused_since + TRASH_PERIOD)
+        !self.available && (used || now < self.forgotten_at())
+    }
+
+    /// Since when sweeps run, for one that was removed.
+    pub(super) fn sweeps_since(&self) -> Nanos {
+        self.sweeps_since
+    }
+
+    /// When a sweep forgets it, if nothing uses it any more.
+    fn forgotten_at(&self) -> Nanos {
+        let first = self.sweeps_since + FIRST_SWEEP;
+        let later = self.unused_since - first;
+        first + Nanos(SWEEP_PERIOD.0.saturating_mul(later.0.div_ceil(SWEEP_PERIOD.0) + SWEEPS_UNUSED))
     }
 
     /// It is added again, with the connections that it still has and all that it counted, even when its service was deleted
@@ -182,11 +202,25 @@ mod tests {
     fn the_trash_keeps_what_has_connections() {
         let mut server = server(0, 0);
         server.bind(false);
-        server.retire(Nanos::from_secs(10));
+        server.retire(Nanos::from_secs(10), Nanos::from_secs(10));
         assert!(server.is_in_trash(Nanos::from_secs(10_000)));
         server.unbind(false, false, Nanos::from_secs(9_900));
         assert!(server.is_in_trash(Nanos::from_secs(10_000)));
         assert!(!server.is_in_trash(Nanos::from_secs(10_090)));
+    }
+
+    #[test]
+    fn sweeps_run_from_the_first_removal_on() {
+        let seconds = |text: f64| Nanos((text * 1e9) as u64);
+        let mut server = server(0, 0);
+        server.bind(false);
+        server.retire(seconds(433.89), seconds(433.32));
+        server.unbind(false, false, seconds(733.86));
+        assert!(server.is_in_trash(seconds(862.9)), "found unused at the fifth sweep, 740.1");
+        assert!(!server.is_in_trash(seconds(863.1)), "forgotten at the seventh");
+        server.retire(seconds(1000.0), seconds(1000.0));
+        assert!(server.is_in_trash(seconds(1183.8)), "found unused at 1061, for a minute at 1122.5");
+        assert!(!server.is_in_trash(seconds(1184.0)));
     }
 
     #[test]

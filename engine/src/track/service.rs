@@ -2,9 +2,10 @@
 
 use super::server::Server;
 use crate::config::{Family, Protocol, ServiceKey, ServiceSettings};
-use crate::listing::{Counters, ServerView, ServiceView};
+use crate::listing::{self, Counters, ServerView, ServiceView};
 use crate::schedule::{Candidate, ServiceScheduler};
 use foldhash::fast::FixedState;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -218,7 +219,9 @@ impl Services {
                         }
                     })
                     .collect();
-                servers.sort_by_key(|server| server.key);
+                listing::sort(&mut servers, &|a, b| {
+                    listing::compare_addresses(a.key.address, b.key.address).then(a.key.port.cmp(&b.key.port))
+                });
                 ServiceView {
                     number: number as u32,
                     key: service.key.clone(),
@@ -229,11 +232,22 @@ impl Services {
                 }
             })
             .collect();
-        views.sort_by_key(|view| match &view.key {
-            ServiceKey::Address { protocol, address, port } => (0, Some((!address.is_ipv4(), *protocol, *address, *port))),
-            ServiceKey::Mark { mark, family } => (*mark, Some((*family == Family::Ipv6, Protocol::ANY, IpAddr::from([0; 4]), 0))),
-            ServiceKey::Match(_) => (u32::MAX, None),
-        });
+        listing::sort(&mut views, &|a, b| compare_services(&a.key, &b.key));
         views
     }
+}
+
+/// Which of two services ipvsadm lists first: those by address, by family, protocol, address and port, then those by mark.
+fn compare_services(a: &ServiceKey, b: &ServiceKey) -> Ordering {
+    let rank = |key: &ServiceKey| match key {
+        ServiceKey::Address { address, protocol, .. } => (0, address.is_ipv6(), *protocol),
+        ServiceKey::Mark { mark, family } => (*mark, *family == Family::Ipv6, Protocol::ANY),
+        ServiceKey::Match(_) => (u32::MAX, false, Protocol::ANY),
+    };
+    rank(a).cmp(&rank(b)).then_with(|| match (a, b) {
+        (ServiceKey::Address { address: a, port: a_port, .. }, ServiceKey::Address { address: b, port: b_port, .. }) => {
+            listing::compare_addresses(*a, *b).then(a_port.cmp(b_port))
+        }
+        _ => Ordering::Equal,
+    })
 }
