@@ -426,8 +426,8 @@ impl Ipvs {
             self.table.uncontrol(parent);
         }
         if let Some(server) = connection.server {
-            let Connection { flags, expires, .. } = connection;
-            self.services.servers[server as usize].unbind(flags.template, !flags.inactive, *expires);
+            let Connection { flags, expires, timeout, .. } = *connection;
+            self.services.servers[server as usize].unbind(flags.template, !flags.inactive, expires + server::lateness(timeout));
         }
     }
 

@@ -13,6 +13,17 @@ const SWEEP_PERIOD: Nanos = Nanos::from_millis(61_440);
 /// One that is found unused is forgotten when two minutes have passed since: at the second look after that.
 const SWEEPS_UNUSED: u64 = 2;
 
+/// How late a timer of so many seconds is on average: half a step of the level of the timer wheel that it is in, at HZ=250
+/// (reference/linux-ipvs.md section 0.3). Where in a step a director is depends on when it was switched on.
+pub(super) fn lateness(seconds: u32) -> Nanos {
+    let jiffies = u64::from(seconds) * 250;
+    let mut step = 1;
+    while step * 64 <= jiffies {
+        step *= 8;
+    }
+    Nanos::from_millis(step * 4 / 2)
+}
+
 /// A real server of one service. It outlives its removal as long as connections name it.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -221,6 +232,12 @@ mod tests {
         server.retire(seconds(1000.0), seconds(1000.0));
         assert!(server.is_in_trash(seconds(1183.8)), "found unused at 1061, for a minute at 1122.5");
         assert!(!server.is_in_trash(seconds(1184.0)));
+    }
+
+    #[test]
+    fn timers_are_late_by_half_a_step_of_the_wheel() {
+        let late = [0, 10, 60, 120, 300, 900].map(|seconds| lateness(seconds).0 / 1_000_000);
+        assert_eq!(late, [2, 128, 1024, 1024, 8192, 8192]);
     }
 
     #[test]
