@@ -32,6 +32,7 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
         observe: args.observe,
         ignore: args.ignore.clone(),
         write: args.write.clone(),
+        timer_wheel: None,
         linger: args.linger.map(|seconds| Nanos((seconds.clamp(0.0, 1e9) * 1e9) as u64)),
         probes: Vec::new(),
         bulk: common.format == Format::Text && !args.connections && args.report.is_none(),

@@ -28,7 +28,7 @@ use crate::describe::{self, Description, InferOptions, Inference};
 use crate::exit::{Failure, Status};
 use check::Check;
 use lvscheck_engine::batch::Stage;
-use lvscheck_engine::config::{Command, ForwardingMethod, Tunnel};
+use lvscheck_engine::config::{Command, ForwardingMethod, TimerWheel, Tunnel};
 use lvscheck_engine::listing::ServiceView;
 use lvscheck_engine::profile::{Profile, System};
 use lvscheck_engine::settle::{Trial, settle};
@@ -88,6 +88,8 @@ pub struct Request {
     pub linger: Option<Nanos>,
     /// Names and times, after the first frame, at which the connection table is listed.
     pub probes: Vec<(String, Nanos)>,
+    /// When the timers of connections fire; none: in time.
+    pub timer_wheel: Option<TimerWheel>,
     /// Large plain captures may take the fast way, whose outcome lists no connections.
     pub bulk: bool,
     /// Told of progress: frames done.
@@ -161,7 +163,8 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
         Some(Source::Same) | None => None,
     };
     observe(bulk::Step::Engine(Stage::Serial));
-    let description = describe_director(request, &loaded)?;
+    let mut description = describe_director(request, &loaded)?;
+    description.config.timer_wheel = request.timer_wheel.or(description.config.timer_wheel);
     // Raw IP and loopback captures tell no direction; addresses do.
     let known = describe::Roles::new(&description.config);
     loaded.frames.turn_around(|frame| link::is_made_up(frame) && known.of(frame) == describe::Role::Reply);

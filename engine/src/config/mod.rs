@@ -9,6 +9,7 @@ mod dpvs;
 mod link;
 mod service;
 mod sysctl;
+mod wheel;
 
 pub use command::{ArpAnnouncement, Command, ScheduledCommand};
 pub use dpvs::{DpvsSettings, DpvsTimeouts, SynProxySettings, UoaMode};
@@ -22,6 +23,7 @@ pub use service::{
     Tunnel, TunnelChecksum, TunnelKind,
 };
 pub use sysctl::{InterfaceSysctls, SysctlError, Sysctls, VsSysctls};
+pub use wheel::TimerWheel;
 
 use crate::profile::Profile;
 
@@ -53,6 +55,8 @@ pub struct DirectorConfig {
     /// Frames longer than the link's MTU arrive, as captures with segmentation offload hold them. False: such a frame
     /// cannot have arrived over the link and is dropped, as a real link would.
     pub receive_offload: bool,
+    /// When the timers of connections fire; none: exactly in time.
+    pub timer_wheel: Option<TimerWheel>,
 }
 
 impl DirectorConfig {

@@ -81,7 +81,7 @@ impl Director {
     pub fn new(config: &DirectorConfig, draws: Draws) -> Result<Director, ConfigError> {
         let mut director = Director {
             host: Host::new(config),
-            ipvs: Ipvs::new(config.sysctls.clone()),
+            ipvs: Ipvs::new(config.sysctls.clone()).with_timer_wheel(config.timer_wheel),
             profile: config.profile.clone(),
             draws,
             marks: config.marks.clone(),

@@ -134,9 +134,11 @@ impl Services {
                 old.service == service && old.key == server && !old.available
             })
             .collect();
+        let wheel = self.timer_wheel;
         let scheduler = self.all[service as usize].scheduler.as_scheduler();
-        let trashed =
-            candidates.into_iter().find(|number| self.servers[*number].is_in_trash(now) || scheduler.holds(*number as u32));
+        let trashed = candidates
+            .into_iter()
+            .find(|number| self.servers[*number].is_in_trash(now, wheel) || scheduler.holds(*number as u32));
         let number = match trashed {
             Some(number) => {
                 self.servers[number].resurrect(settings);
@@ -171,7 +173,8 @@ impl Services {
 
     /// A server leaves its service's list. Sweeps begin with the first one that is remembered.
     fn retire(&mut self, server: u32, now: Nanos) {
-        let since = self.servers.iter().find(|other| other.is_in_trash(now)).map_or(now, Server::sweeps_since);
+        let wheel = self.timer_wheel;
+        let since = self.servers.iter().find(|other| other.is_in_trash(now, wheel)).map_or(now, Server::sweeps_since);
         self.servers[server as usize].retire(now, since);
     }
 

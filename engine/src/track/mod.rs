@@ -28,7 +28,7 @@ pub use server::Server;
 pub use service::{Passed, Service, Services};
 pub use table::{ClientKey, SHARDS, Shard, Table, fingerprint_v4, shard_of, shard_of_v4};
 
-use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, Tunnel};
+use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, TimerWheel, Tunnel};
 use crate::listing::{ConnectionView, ServiceView};
 use crate::observe::Observations;
 use crate::packet::FlowKey;
@@ -71,6 +71,8 @@ pub struct Ipvs {
     /// Entries whose time has come while they control others: whether they live on is settled when no other entry ends at
     /// that moment.
     held: Vec<(Nanos, ConnectionId)>,
+    /// Entries that end at the next tick, with that time; only where a timer wheel makes all others later.
+    ending: Vec<(Nanos, ConnectionId)>,
     drop_counter: i64,
     /// How many connections were chosen a server by drawing.
     drawn: u64,
@@ -91,6 +93,7 @@ impl Ipvs {
             tcp_timeouts: tcp::TIMEOUTS,
             udp_timeout: UDP_TIMEOUT,
             held: Vec::new(),
+            ending: Vec::new(),
             drop_counter: 0,
             drawn: 0,
             candidates: Vec::new(),
@@ -98,6 +101,12 @@ impl Ipvs {
             sip_templates: HashMap::new(),
             observations: Observations::default(),
         }
+    }
+
+    /// The same with timers that fire when that wheel turns.
+    pub(crate) fn with_timer_wheel(mut self, wheel: Option<TimerWheel>) -> Ipvs {
+        self.services.timer_wheel = wheel;
+        self
     }
 
     /// The settings changed.
@@ -236,6 +245,10 @@ impl Ipvs {
         {
             connection.expires = now + JIFFY;
             self.timers.insert(now + JIFFY, id);
+            if self.services.timer_wheel.is_some() {
+                self.ending.retain(|(at, _)| *at >= now);
+                self.ending.push((now + JIFFY, id));
+            }
         }
     }
 
@@ -366,7 +379,7 @@ impl Ipvs {
                 let free = self.held.iter().position(|(_, id)| self.table.controlled(*id) == 0);
                 match free.map(|place| self.held.remove(place)) {
                     Some((at, id)) => match self.take(id) {
-                        Some(connection) => return Some((at, connection)),
+                        Some(connection) => return Some((at, Connection { expires: at, ..connection })),
                         None => continue,
                     },
                     None if self.held.is_empty() => return None,
@@ -377,17 +390,26 @@ impl Ipvs {
                 }
             };
             let Some(connection) = self.table.get(id) else { continue };
-            if connection.expires > at {
+            let due = self.due(id, &connection);
+            if due > at {
                 // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
-                let again = connection.expires;
-                self.timers.insert(again, id);
+                self.timers.insert(due, id);
             } else if self.table.controlled(id) > 0 {
                 // What it controls may end at the same moment.
                 self.held.push((at, id));
             } else if let Some(connection) = self.take(id) {
-                return Some((at, connection));
+                return Some((at, Connection { expires: due, ..connection }));
             }
         }
+    }
+
+    /// When an entry's timer fires: in time, or when the wheel turns.
+    fn due(&self, id: ConnectionId, connection: &Connection) -> Nanos {
+        let Some(wheel) = self.services.timer_wheel else { return connection.expires };
+        if self.ending.contains(&(connection.expires, id)) {
+            return connection.expires;
+        }
+        wheel.fires(connection.expires, Nanos::from_secs(connection.timeout.into()))
     }
 
     /// Entries whose time has come while they control others live on for a minute, again and again (section 3.6).

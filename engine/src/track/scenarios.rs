@@ -190,6 +190,28 @@ fn translated_answers_move_states_and_count() {
 }
 
 #[test]
+fn timers_fire_when_the_wheel_turns() {
+    let mut bench = Bench::dr();
+    let wheel = crate::config::TimerWheel { ticks_per_second: 250, phase: Nanos(0) };
+    bench.ipvs = bench.ipvs.with_timer_wheel(Some(wheel));
+    assert_eq!(bench.tcp(40000, SYN), Ok(12));
+    bench.wait(60);
+    assert_eq!(bench.table(), ["TCP 0 SYN_RECV 203.0.113.5:40000 200.200.200.1:80 10.0.0.12:80"], "due at 1060");
+    bench.now = Nanos::from_millis(518 * 2_048);
+    bench.wait(0);
+    assert!(bench.table().is_empty(), "1060.864 is the next multiple of 2.048");
+    // A server without connections is forgotten at the third sweep, each at such a multiple.
+    bench.run(Command::DeleteServer { service: tcp_service(80), server: server(12, 80) });
+    let again = |bench: &Bench, at| {
+        let mut ipvs = bench.ipvs.clone();
+        let command = Command::AddServer { service: tcp_service(80), server: server(12, 80), settings: by(ForwardingMethod::Dr) };
+        ipvs.apply(&command, Nanos::from_millis(at)).unwrap();
+        ipvs.service_views()[0].servers[1].counters.in_packets
+    };
+    assert_eq!((again(&bench, 608 * 2_048 - 1), again(&bench, 608 * 2_048)), (1, 0));
+}
+
+#[test]
 fn what_says_that_no_server_takes_a_new_connection_counts_for_the_old_one() {
     let mut bench = Bench::new(tcp_service(80), settings(SchedulerKind::Rr), ForwardingMethod::Nat, |sysctls| {
         sysctls.vs.expire_nodest_conn = true;

@@ -1,14 +1,16 @@
 //! Real servers: counts of connections, thresholds, and what is left of removed ones.
 
-use crate::config::{ServerKey, ServerSettings};
+use crate::config::{ServerKey, ServerSettings, TimerWheel};
 use crate::listing::Counters;
 use crate::time::Nanos;
 
 /// Removed servers are looked at a minute after the first of them went, and then again and again
-/// (reference/linux-ipvs.md section 0.2). Timers of a minute fire at the next multiple of 2.048 s (section 0.3): the first one half
-/// of that late on average, a renewed one always after 61.44 s.
+/// (reference/linux-ipvs.md section 0.2).
+const SWEEP_TIMER: Nanos = Nanos::from_secs(60);
+/// Timers of a minute fire at the next multiple of 2.048 s where a second has 250 ticks (section 0.3): the first one half of that
+/// late on average,
 const FIRST_SWEEP: Nanos = Nanos::from_millis(61_024);
-/// From one look to the next.
+/// and a renewed one always after as long.
 const SWEEP_PERIOD: Nanos = Nanos::from_millis(61_440);
 /// One that is found unused is forgotten when two minutes have passed since: at the second look after that.
 const SWEEPS_UNUSED: u64 = 2;
@@ -126,9 +128,9 @@ impl Server {
     }
 
     /// Whether it was removed and is still remembered.
-    pub(super) fn is_in_trash(&self, now: Nanos) -> bool {
+    pub(super) fn is_in_trash(&self, now: Nanos, wheel: Option<TimerWheel>) -> bool {
         let used = self.total != 0 || self.persistent != 0;
-        !self.available && (used || now < self.forgotten_at())
+        !self.available && (used || now < self.forgotten_at(wheel))
     }
 
     /// Since when sweeps run, for one that was removed.
@@ -137,10 +139,16 @@ impl Server {
     }
 
     /// When a sweep forgets it, if nothing uses it any more.
-    fn forgotten_at(&self) -> Nanos {
-        let first = self.sweeps_since + FIRST_SWEEP;
+    fn forgotten_at(&self, wheel: Option<TimerWheel>) -> Nanos {
+        let (first, period) = match wheel {
+            None => (self.sweeps_since + FIRST_SWEEP, SWEEP_PERIOD),
+            Some(wheel) => {
+                let first = wheel.fires(self.sweeps_since + SWEEP_TIMER, SWEEP_TIMER);
+                (first, wheel.fires(first + SWEEP_TIMER, SWEEP_TIMER) - first)
+            }
+        };
         let later = self.unused_since - first;
-        first + Nanos(SWEEP_PERIOD.0.saturating_mul(later.0.div_ceil(SWEEP_PERIOD.0) + SWEEPS_UNUSED))
+        first + Nanos(period.0.saturating_mul(later.0.div_ceil(period.0.max(1)) + SWEEPS_UNUSED))
     }
 
     /// It is added again, with the connections that it still has and all that it counted, even when its service was deleted
@@ -214,10 +222,10 @@ mod tests {
         let mut server = server(0, 0);
         server.bind(false);
         server.retire(Nanos::from_secs(10), Nanos::from_secs(10));
-        assert!(server.is_in_trash(Nanos::from_secs(10_000)));
+        assert!(server.is_in_trash(Nanos::from_secs(10_000), None));
         server.unbind(false, false, Nanos::from_secs(9_900));
-        assert!(server.is_in_trash(Nanos::from_secs(10_000)));
-        assert!(!server.is_in_trash(Nanos::from_secs(10_090)));
+        assert!(server.is_in_trash(Nanos::from_secs(10_000), None));
+        assert!(!server.is_in_trash(Nanos::from_secs(10_090), None));
     }
 
     #[test]
@@ -227,11 +235,11 @@ mod tests {
         server.bind(false);
         server.retire(seconds(433.89), seconds(433.32));
         server.unbind(false, false, seconds(733.86));
-        assert!(server.is_in_trash(seconds(862.9)), "found unused at the fifth sweep, 740.1");
-        assert!(!server.is_in_trash(seconds(863.1)), "forgotten at the seventh");
+        assert!(server.is_in_trash(seconds(862.9), None), "found unused at the fifth sweep, 740.1");
+        assert!(!server.is_in_trash(seconds(863.1), None), "forgotten at the seventh");
         server.retire(seconds(1000.0), seconds(1000.0));
-        assert!(server.is_in_trash(seconds(1183.8)), "found unused at 1061, for a minute at 1122.5");
-        assert!(!server.is_in_trash(seconds(1184.0)));
+        assert!(server.is_in_trash(seconds(1183.8), None), "found unused at 1061, for a minute at 1122.5");
+        assert!(!server.is_in_trash(seconds(1184.0), None));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Virtual services: their table, and which of them a packet is for.
 
 use super::server::Server;
-use crate::config::{Family, Protocol, ServiceKey, ServiceSettings};
+use crate::config::{Family, Protocol, ServiceKey, ServiceSettings, TimerWheel};
 use crate::listing::{self, Counters, ServerView, ServiceView};
 use crate::schedule::{Candidate, ServiceScheduler};
 use foldhash::fast::FixedState;
@@ -73,6 +73,8 @@ pub struct Services {
     numbers: HashMap<ServiceKey, u32, FixedState>,
     /// How many services exist: IPv4, IPv6.
     existing: [u32; 2],
+    /// When timers fire; none: in time.
+    pub(super) timer_wheel: Option<TimerWheel>,
     /// Numbers of listed servers.
     addresses: HashMap<(IpAddr, u16), Vec<u32>, FixedState>,
 }
