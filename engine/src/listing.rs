@@ -67,17 +67,14 @@ pub(crate) fn sort<T: Clone>(items: &mut [T], compare: &impl Fn(&T, &T) -> Order
     let (left, right) = items.split_at_mut(items.len() / 2);
     sort(left, compare);
     sort(right, compare);
-    let (mut left, mut right) = (left.to_vec().into_iter().peekable(), right.to_vec().into_iter().peekable());
-    for place in items {
-        let from_right = match (left.peek(), right.peek()) {
-            (Some(a), Some(b)) => compare(a, b) == Ordering::Greater,
-            (left, _) => left.is_none(),
-        };
-        let next = if from_right { right.next() } else { left.next() };
-        if let Some(next) = next {
-            *place = next;
-        }
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
+        let from_right = compare(a, b) == Ordering::Greater;
+        merged.extend(if from_right { right.next() } else { left.next() }.cloned());
     }
+    merged.extend(left.chain(right).cloned());
+    items.clone_from_slice(&merged);
 }
 
 /// Which of two addresses ipvsadm lists first; IPv4 comes before IPv6.

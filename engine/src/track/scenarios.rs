@@ -192,7 +192,7 @@ fn translated_answers_move_states_and_count() {
 #[test]
 fn timers_fire_when_the_wheel_turns() {
     let mut bench = Bench::dr();
-    let wheel = crate::config::TimerWheel { ticks_per_second: 250, phase: Nanos(0) };
+    let wheel = TimerWheel { ticks_per_second: 250, phase: Nanos(0) };
     bench.ipvs = bench.ipvs.with_timer_wheel(Some(wheel));
     assert_eq!(bench.tcp(40000, SYN), Ok(12));
     bench.wait(60);
