@@ -449,7 +449,9 @@ impl Ipvs {
         }
         if let Some(server) = connection.server {
             let Connection { flags, expires, timeout, .. } = *connection;
-            self.services.servers[server as usize].unbind(flags.template, !flags.inactive, expires + server::lateness(timeout));
+            // By a wheel it ended as late as it should already.
+            let late = self.services.timer_wheel.map_or_else(|| server::lateness(timeout), |_| Nanos(0));
+            self.services.servers[server as usize].unbind(flags.template, !flags.inactive, expires + late);
         }
     }
 
