@@ -339,7 +339,7 @@ impl Written {
 #[inline]
 fn same(one: &[u8], other: &[u8]) -> bool {
     let (Some(last), Some(other_last)) = (one.last_chunk::<8>(), other.last_chunk::<8>()) else { return one == other };
-    if one.len() != other.len() || one.len() > 64 {
+    if one.len() != other.len() || one.len() > 128 {
         return one == other;
     }
     let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);

@@ -4,7 +4,7 @@ use super::frames::{Emitted, Leaving, Sink};
 use super::lane::Lane;
 use super::run::Outcome;
 use super::way::{BindingWay, LinkWay, Method, Ways, way_back};
-use crate::config::InterfaceId;
+use crate::config::{InterfaceId, TunnelKind};
 use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
@@ -132,14 +132,17 @@ impl Emitter<'_> {
                 headers.ttl = headers.ttl.saturating_sub(1);
                 let copy_dont_fragment = self.copy_dont_fragment;
                 let outer = Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment };
+                // Only a checksum over all of it needs more of the inner packet than its header.
+                let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
+                let (start, rest) = packet.split_at(if summed { len } else { ip });
                 let Passing { inner, tunnelled, .. } = passing;
                 inner.clear();
-                inner.extend_from_slice(packet);
+                inner.extend_from_slice(start);
                 hop_of_right(inner);
                 tunnelled.clear();
                 tunnelled.extend_from_slice(&way.link.header);
                 tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
-                give(sink, piece, arrival, way.link.interface, tunnelled, &[]);
+                give(sink, piece, arrival, way.link.interface, tunnelled, rest);
             }
         }
         sink.verdict(piece, part, number, if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) });

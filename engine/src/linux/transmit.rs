@@ -233,7 +233,7 @@ impl Director {
         if matches!(kind.kind, TunnelKind::Gue { .. }) {
             let at = if server.is_ipv4() { 20 } else { 40 };
             let field = DrawnField::value(port_draw, at, 2);
-            drawn.push(if tunnel::port_is_summed(kind) { field.summed_at(at + udp::CHECKSUM_AT) } else { field });
+            drawn.push(if tunnel::has_checksum(kind) { field.summed_at(at + udp::CHECKSUM_AT) } else { field });
         }
         // An inner header's checksum makes up for its random fields: an outer one does not see them.
         let before = bytes.len() - packet.bytes.len();

@@ -33,9 +33,9 @@ pub const fn overhead(tunnel: Tunnel, over_ipv4: bool) -> usize {
     }
 }
 
-/// Whether the tunnel header carries a checksum. GUE's remote checksum option is never added to a packet from a wire; what
+/// Whether the tunnel header carries a checksum, which in GUE covers the source port too. GUE's remote checksum option is never added to a packet from a wire; what
 /// remains of it is the UDP checksum.
-const fn has_checksum(tunnel: Tunnel) -> bool {
+pub const fn has_checksum(tunnel: Tunnel) -> bool {
     !matches!(tunnel.checksum, TunnelChecksum::None)
 }
 
@@ -106,11 +106,6 @@ pub fn encapsulate(inner: &[u8], headers: &Headers, tunnel: Tunnel, outer: &Oute
             gre::fill_checksum(&mut out[start..]);
         }
     }
-}
-
-/// Whether the outer UDP checksum of a tunnel covers its drawn source port.
-pub const fn port_is_summed(tunnel: Tunnel) -> bool {
-    has_checksum(tunnel)
 }
 
 #[cfg(test)]
