@@ -20,6 +20,19 @@ pub struct Counters {
     pub out_bytes: u64,
 }
 
+impl Counters {
+    /// What was counted beyond an earlier reading.
+    pub(crate) fn since(&self, earlier: &Counters) -> Counters {
+        Counters {
+            connections: self.connections.saturating_sub(earlier.connections),
+            in_packets: self.in_packets.saturating_sub(earlier.in_packets),
+            out_packets: self.out_packets.saturating_sub(earlier.out_packets),
+            in_bytes: self.in_bytes.saturating_sub(earlier.in_bytes),
+            out_bytes: self.out_bytes.saturating_sub(earlier.out_bytes),
+        }
+    }
+}
+
 /// A service with its real servers, in list order (the newest real server first).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceView {

@@ -32,6 +32,7 @@ pub(super) fn run(args: &ReplayArgs, common: &CommonArgs) -> Result<Status, Fail
         observe: args.observe,
         ignore: args.ignore.clone(),
         write: args.write.clone(),
+        counters_summed: None,
         timer_wheel: None,
         linger: args.linger.map(|seconds| Nanos((seconds.clamp(0.0, 1e9) * 1e9) as u64)),
         probes: Vec::new(),

@@ -88,6 +88,8 @@ pub struct Request {
     pub linger: Option<Nanos>,
     /// Names and times, after the first frame, at which the connection table is listed.
     pub probes: Vec<(String, Nanos)>,
+    /// When counters are summed up the first time, after the first frame; none: all of them are cleared when some are.
+    pub counters_summed: Option<Nanos>,
     /// When the timers of connections fire; none: in time.
     pub timer_wheel: Option<TimerWheel>,
     /// Large plain captures may take the fast way, whose outcome lists no connections.
@@ -164,6 +166,7 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
     };
     observe(bulk::Step::Engine(Stage::Serial));
     let mut description = describe_director(request, &loaded)?;
+    description.config.counters_summed = request.counters_summed.or(description.config.counters_summed);
     description.config.timer_wheel = request.timer_wheel.or(description.config.timer_wheel);
     // Raw IP and loopback captures tell no direction; addresses do.
     let known = describe::Roles::new(&description.config);

@@ -8,7 +8,7 @@ use crate::replay::{self, Request, Source};
 use crate::report::ipvsadm;
 use crate::report::text::comparison_summary;
 use lvscheck_engine::Nanos;
-use lvscheck_engine::config::TimerWheel;
+use lvscheck_engine::config::{DirectorConfig, TimerWheel};
 use rayon::prelude::*;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -101,11 +101,14 @@ const TICKS_PER_SECOND: u32 = 250;
 const WHEEL_TURN: Nanos = Nanos::from_millis(16_384);
 /// How many phases of the timer wheel are tried.
 const PHASES: u64 = 64;
+/// How many phases of the sums of counters are tried.
+const SUM_PHASES: u64 = 32;
 /// Larger cases are not replayed again and again.
 const MOST_FRAMES_TRIED: u64 = 10_000;
 
-/// A kernel's timers are late by what its timer wheel makes of them, and how that stood when the recording began is told by
-/// nothing but its effects. A case that does not conform with exact timers is tried with such ones.
+/// A kernel's timers are late by what its timer wheel makes of them, and what it clears of its counters is what it summed up last.
+/// How these clocks stood when the recording began is told by nothing but their effects. A case that does not conform without them
+/// is tried with each.
 fn check(case: &Case) -> Result<(Comparison, String), String> {
     let request = request(case)?;
     let exact = check_with(case, &request)?;
@@ -113,11 +116,20 @@ fn check(case: &Case) -> Result<(Comparison, String), String> {
     if conforms(&exact) || !is_kernel(case) || exact.0.expected > MOST_FRAMES_TRIED {
         return Ok(exact);
     }
-    for phase in 0..PHASES {
+    let sums = (0..SUM_PHASES).map(|phase| Request {
+        counters_summed: Some(Nanos(DirectorConfig::COUNTERS_PERIOD.0 / SUM_PHASES * phase)),
+        ..request.clone()
+    });
+    let wheels = (0..PHASES).map(|phase| {
         let wheel = TimerWheel { ticks_per_second: TICKS_PER_SECOND, phase: Nanos(WHEEL_TURN.0 / PHASES * phase) };
-        let mut tried = check_with(case, &Request { timer_wheel: Some(wheel), ..request.clone() })?;
+        Request { timer_wheel: Some(wheel), ..request.clone() }
+    });
+    // Sums change nothing but counters.
+    let frames_differ = !exact.0.conforms();
+    for request in sums.filter(|_| !frames_differ).chain(wheels) {
+        let mut tried = check_with(case, &request)?;
         if conforms(&tried) {
-            tried.0.learned.insert("timer wheel", 1);
+            tried.0.learned.insert("clock", 1);
             return Ok(tried);
         }
     }

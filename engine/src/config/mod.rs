@@ -26,6 +26,7 @@ pub use sysctl::{InterfaceSysctls, SysctlError, Sysctls, VsSysctls};
 pub use wheel::TimerWheel;
 
 use crate::profile::Profile;
+use crate::time::Nanos;
 
 /// A whole director.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,11 +56,18 @@ pub struct DirectorConfig {
     /// Frames longer than the link's MTU arrive, as captures with segmentation offload hold them. False: such a frame
     /// cannot have arrived over the link and is dropped, as a real link would.
     pub receive_offload: bool,
+    /// When counters are summed up the first time, after the first frame; they are again and again
+    /// ([`DirectorConfig::COUNTERS_PERIOD`]). What is cleared are sums: what passed since the last one is left. None: all of it is
+    /// cleared (reference/linux-ipvs.md section 8.1).
+    pub counters_summed: Option<Nanos>,
     /// When the timers of connections fire; none: exactly in time.
     pub timer_wheel: Option<TimerWheel>,
 }
 
 impl DirectorConfig {
+    /// How often a kernel sums its counters up: every two seconds, which its timer wheel makes 504 ticks of 250 a second.
+    pub const COUNTERS_PERIOD: Nanos = Nanos::from_millis(2_016);
+
     /// The interface of that name.
     pub fn interface(&self, name: &str) -> Option<InterfaceId> {
         self.interfaces.iter().position(|interface| interface.name == name).map(|index| InterfaceId(index as u16))

@@ -64,6 +64,8 @@ pub struct Director {
     draws: Draws,
     marks: Vec<MarkRule>,
     changes: VecDeque<ScheduledCommand>,
+    /// When counters are summed up that a change may clear, after the first frame.
+    sums: VecDeque<Nanos>,
     origin: Option<Nanos>,
     receive_offload: bool,
     peers: peer::Peers,
@@ -81,11 +83,14 @@ impl Director {
     pub fn new(config: &DirectorConfig, draws: Draws) -> Result<Director, ConfigError> {
         let mut director = Director {
             host: Host::new(config),
-            ipvs: Ipvs::new(config.sysctls.clone()).with_timer_wheel(config.timer_wheel),
+            ipvs: Ipvs::new(config.sysctls.clone())
+                .with_timer_wheel(config.timer_wheel)
+                .with_sums(config.counters_summed.is_some()),
             profile: config.profile.clone(),
             draws,
             marks: config.marks.clone(),
             changes: config.changes.iter().cloned().collect(),
+            sums: sums_before_changes(config),
             origin: None,
             receive_offload: config.receive_offload,
             peers: peer::Peers::default(),
@@ -113,9 +118,15 @@ impl Director {
         let origin = *self.origin.get_or_insert(now);
         loop {
             let change = self.changes.front().map(|change| origin + change.after);
-            let next = [change, self.host.neighbours.next_timer(), self.host.fragments.next_timer()];
+            let sum = self.sums.front().map(|sum| origin + *sum);
+            let next = [change, sum, self.host.neighbours.next_timer(), self.host.fragments.next_timer()];
             let Some(time) = next.into_iter().flatten().min().filter(|time| *time <= now) else { break };
             self.ipvs.expire(time);
+            if sum == Some(time) {
+                self.sums.pop_front();
+                self.ipvs.services.sum_counters();
+                continue;
+            }
             if change == Some(time) {
                 if let Some(change) = self.changes.pop_front() {
                     // What ipvsadm refuses while traffic runs changes nothing, as on a real director.
@@ -188,6 +199,21 @@ impl Names for Director {
     fn server(&self, number: u32) -> Option<&ServerKey> {
         self.ipvs.services.servers.get(number as usize).map(|server| &server.key)
     }
+}
+
+/// The last time before each change that clears counters, or takes a server whose counters may be cleared later, at which they are
+/// summed up.
+fn sums_before_changes(config: &DirectorConfig) -> VecDeque<Nanos> {
+    let Some(first) = config.counters_summed else { return VecDeque::new() };
+    let clears = |command: &Command| {
+        use Command::{Clear, DeleteServer, DeleteService, Zero};
+        matches!(command, Zero { .. } | DeleteServer { .. } | DeleteService { .. } | Clear)
+    };
+    let period = DirectorConfig::COUNTERS_PERIOD.0;
+    let changes = config.changes.iter().filter(|change| clears(&change.command) && change.after >= first);
+    let mut sums: VecDeque<Nanos> = changes.map(|change| change.after - Nanos((change.after - first).0 % period)).collect();
+    sums.make_contiguous().sort_unstable();
+    sums
 }
 
 /// Whether the command belongs to ipvsadm.

@@ -21,7 +21,8 @@ impl Director {
     pub(crate) fn next_due(&self) -> Nanos {
         let Some(origin) = self.origin else { return Nanos(0) };
         let change = self.changes.front().map(|change| origin + change.after);
-        [change, self.host.neighbours.next_timer(), self.host.fragments.next_timer()]
+        let sum = self.sums.front().map(|sum| origin + *sum);
+        [change, sum, self.host.neighbours.next_timer(), self.host.fragments.next_timer()]
             .into_iter()
             .flatten()
             .min()

@@ -181,17 +181,17 @@ impl Director {
         let start = outer.at + outer.headers.transport_at;
         match outer.headers.protocol {
             4 => {
-                let tunnel = self.ipvs.find_tunnel(server, |tunnel| tunnel.kind == TunnelKind::Ipip)?;
+                let tunnel = self.ipvs.find_tunnel(server, TunnelKind::Ipip)?;
                 Some((tunnel, start))
             }
             17 => {
                 let port = outer.flow.destination_port;
-                let tunnel = self.ipvs.find_tunnel(server, |tunnel| tunnel.kind == TunnelKind::Gue { port })?;
+                let tunnel = self.ipvs.find_tunnel(server, TunnelKind::Gue { port })?;
                 let (len, protocol) = gue::parse(transport.get(8..)?)?;
                 (protocol == 4).then_some((tunnel, start + 8 + len))
             }
             _ => {
-                let tunnel = self.ipvs.find_tunnel(server, |tunnel| tunnel.kind == TunnelKind::Gre)?;
+                let tunnel = self.ipvs.find_tunnel(server, TunnelKind::Gre)?;
                 let (len, kind) = gre::parse(transport)?;
                 (kind == 0x0800).then_some((tunnel, start + len))
             }

@@ -51,6 +51,8 @@ impl Services {
                     settings: settings.clone(),
                     list: Vec::new(),
                     counters: Counters::default(),
+                    summed: Counters::default(),
+                    life: 0,
                     exists: true,
                     scheduler,
                 };
@@ -91,14 +93,8 @@ impl Services {
             }
             Command::Zero { service } => {
                 let only = service.as_ref().map(|key| self.known(key)).transpose()?;
-                for (number, service) in self.all.iter_mut().enumerate() {
-                    if only.is_none_or(|only| only as usize == number) {
-                        service.counters = Counters::default();
-                        for server in &service.list {
-                            self.servers[*server as usize].counters = Counters::default();
-                        }
-                    }
-                }
+                let chosen = only.map_or(0..self.all.len(), |only| only as usize..only as usize + 1);
+                chosen.for_each(|number| self.clear_counters(number));
             }
             _ => {}
         }
@@ -141,11 +137,13 @@ impl Services {
             .find(|number| self.servers[*number].is_in_trash(now, wheel) || scheduler.holds(*number as u32));
         let number = match trashed {
             Some(number) => {
-                self.servers[number].resurrect(settings);
+                self.resurrect(number, settings);
                 number as u32
             }
             None => {
-                self.servers.push(Server::new(server, service, settings));
+                let mut fresh = Server::new(server, service, settings);
+                fresh.service_life = self.all[service as usize].life;
+                self.servers.push(fresh);
                 (self.servers.len() - 1) as u32
             }
         };

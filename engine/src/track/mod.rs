@@ -28,7 +28,9 @@ pub use server::Server;
 pub use service::{Passed, Service, Services};
 pub use table::{ClientKey, SHARDS, Shard, Table, fingerprint_v4, shard_of, shard_of_v4};
 
-use crate::config::{Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, TimerWheel, Tunnel};
+use crate::config::{
+    Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, TimerWheel, Tunnel, TunnelKind,
+};
 use crate::listing::{ConnectionView, ServiceView};
 use crate::observe::Observations;
 use crate::packet::FlowKey;
@@ -106,6 +108,12 @@ impl Ipvs {
     /// The same with timers that fire when that wheel turns.
     pub(crate) fn with_timer_wheel(mut self, wheel: Option<TimerWheel>) -> Ipvs {
         self.services.timer_wheel = wheel;
+        self
+    }
+
+    /// The same with counters of which [`Services::sum_counters`] says what a command clears.
+    pub(crate) fn with_sums(mut self, sums: bool) -> Ipvs {
+        self.services.sums = sums;
         self
     }
 
@@ -460,14 +468,16 @@ impl Ipvs {
         self.services.real_service(protocol, address, port).is_some()
     }
 
-    /// The tunnel to that server, if one of that kind leads there (section 1.7).
-    pub fn find_tunnel(&self, address: IpAddr, fits: impl Fn(Tunnel) -> bool) -> Option<Tunnel> {
-        self.services.servers.iter().filter(|server| server.available && server.key.address == address).find_map(|server| {
-            match server.settings.method {
-                ForwardingMethod::Tunnel(tunnel) if fits(tunnel) => Some(tunnel),
-                _ => None,
-            }
-        })
+    /// The tunnel to that server, if one of that kind leads there (section 1.7). Of several servers with that address and, for
+    /// GUE, that port, the newest one says which kind it is.
+    pub fn find_tunnel(&self, address: IpAddr, kind: TunnelKind) -> Option<Tunnel> {
+        let port_of = |kind| if let TunnelKind::Gue { port } = kind { port } else { 0 };
+        let here = self.services.servers.iter().rev().filter(|server| server.available && server.key.address == address);
+        let found = here.filter_map(|server| match server.settings.method {
+            ForwardingMethod::Tunnel(tunnel) if port_of(tunnel.kind) == port_of(kind) => Some(tunnel),
+            _ => None,
+        });
+        found.take(1).find(|tunnel| tunnel.kind == kind)
     }
 
     /// Whether any service reads SIP: then datagrams from its servers may open connections (section 7.4).

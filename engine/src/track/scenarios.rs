@@ -307,17 +307,26 @@ fn connections_of_a_removed_server_wait_or_end() {
 }
 
 #[test]
-fn a_service_under_an_old_key_counts_anew_but_its_servers_do_not() {
+fn a_service_under_an_old_key_counts_anew_and_its_servers_since_the_last_sum() {
     let mut bench = Bench::dr();
+    bench.ipvs = bench.ipvs.with_sums(true);
     bench.tcp(40000, SYN).unwrap();
+    bench.ipvs.services.sum_counters();
+    bench.tcp(40000, ACK).unwrap();
     bench.run(Command::DeleteService { service: tcp_service(80) });
     assert!(!bench.ipvs.services.any_of(Family::Ipv4));
     bench.run(Command::AddService { service: tcp_service(80), settings: settings(SchedulerKind::Rr) });
     bench.run(Command::AddServer { service: tcp_service(80), server: server(12, 80), settings: by(ForwardingMethod::Dr) });
     assert_eq!(bench.counts(), [(1, 0, 0)]);
     let service = &bench.ipvs.service_views()[0];
-    assert_eq!((service.counters.connections, service.servers[0].counters.connections), (0, 1));
-    assert_eq!(bench.tcp(40000, ACK), Ok(12));
+    let of_server = service.servers[0].counters;
+    assert_eq!((service.counters.in_packets, of_server.connections, of_server.in_packets), (0, 0, 1));
+    assert_eq!(bench.tcp(40000, ACK), Ok(12), "its connections are still there");
+    bench.ipvs.services.sum_counters();
+    bench.tcp(40000, ACK).unwrap();
+    bench.run(Command::Zero { service: None });
+    let service = &bench.ipvs.service_views()[0];
+    assert_eq!((service.counters.in_packets, service.servers[0].counters.in_packets), (1, 1));
 }
 
 #[test]
@@ -424,8 +433,12 @@ fn servers_are_known_by_address_and_port() {
         server: server(13, 80),
         settings: by(ForwardingMethod::Tunnel(tunnel)),
     });
-    assert_eq!(bench.ipvs.find_tunnel([10, 0, 0, 13].into(), |tunnel| tunnel.kind == TunnelKind::Gre), Some(tunnel));
-    assert_eq!(bench.ipvs.find_tunnel([10, 0, 0, 13].into(), |tunnel| tunnel.kind == TunnelKind::Ipip), None);
+    assert_eq!(bench.ipvs.find_tunnel([10, 0, 0, 13].into(), TunnelKind::Gre), Some(tunnel));
+    assert_eq!(bench.ipvs.find_tunnel([10, 0, 0, 13].into(), TunnelKind::Ipip), None);
+    bench.run(Command::AddService { service: tcp_service(81), settings: settings(SchedulerKind::Rr) });
+    let settings = by(ForwardingMethod::Tunnel(Tunnel::default()));
+    bench.run(Command::AddServer { service: tcp_service(81), server: server(13, 81), settings });
+    assert_eq!(bench.ipvs.find_tunnel([10, 0, 0, 13].into(), TunnelKind::Gre), None, "the newest one counts");
 }
 
 #[test]

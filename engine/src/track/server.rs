@@ -49,6 +49,10 @@ pub struct Server {
     pub available: bool,
     /// What passed.
     pub counters: Counters,
+    /// What had passed when counters were summed up last.
+    pub(super) summed: Counters,
+    /// Which life of its service it is listed in.
+    pub(super) service_life: u32,
     /// When it was removed, or its last entry after that.
     unused_since: Nanos,
     /// When the sweeps began that it was removed under.
@@ -69,6 +73,8 @@ impl Server {
             overloaded: false,
             available: true,
             counters: Counters::default(),
+            summed: Counters::default(),
+            service_life: 0,
             unused_since: Nanos(0),
             sweeps_since: Nanos(0),
         }
@@ -151,8 +157,7 @@ impl Server {
         first + Nanos(period.0.saturating_mul(later.0.div_ceil(period.0.max(1)) + SWEEPS_UNUSED))
     }
 
-    /// It is added again, with the connections that it still has and all that it counted, even when its service was deleted
-    /// in between (recordings/linux-6.1/service-removed).
+    /// It is added again.
     pub(super) fn resurrect(&mut self, settings: ServerSettings) {
         self.available = true;
         self.edit(settings);

@@ -1,7 +1,7 @@
 //! Virtual services: their table, and which of them a packet is for.
 
 use super::server::Server;
-use crate::config::{Family, Protocol, ServiceKey, ServiceSettings, TimerWheel};
+use crate::config::{Family, Protocol, ServerSettings, ServiceKey, ServiceSettings, TimerWheel};
 use crate::listing::{self, Counters, ServerView, ServiceView};
 use crate::schedule::{Candidate, ServiceScheduler};
 use foldhash::fast::FixedState;
@@ -20,6 +20,10 @@ pub struct Service {
     pub list: Vec<u32>,
     /// What passed.
     pub counters: Counters,
+    /// What had passed when counters were summed up last.
+    pub(super) summed: Counters,
+    /// How often a service of its key was made before it.
+    pub(super) life: u32,
     /// Whether it still exists.
     pub exists: bool,
     pub(super) scheduler: ServiceScheduler,
@@ -73,6 +77,8 @@ pub struct Services {
     numbers: HashMap<ServiceKey, u32, FixedState>,
     /// How many services exist: IPv4, IPv6.
     existing: [u32; 2],
+    /// Whether counters are summed up now and then.
+    pub(super) sums: bool,
     /// When timers fire; none: in time.
     pub(super) timer_wheel: Option<TimerWheel>,
     /// Numbers of listed servers.
@@ -99,7 +105,10 @@ impl Services {
     pub(super) fn enter(&mut self, service: Service) {
         self.existing[service.family() as usize] += 1;
         match self.numbers.get(&service.key) {
-            Some(number) => self.all[*number as usize] = service,
+            Some(number) => {
+                let old = &mut self.all[*number as usize];
+                *old = Service { life: old.life + 1, ..service };
+            }
             None => {
                 self.numbers.insert(service.key.clone(), self.all.len() as u32);
                 self.all.push(service);
@@ -176,6 +185,38 @@ impl Services {
         }
     }
 
+    /// Counters are summed up.
+    pub fn sum_counters(&mut self) {
+        for service in self.all.iter_mut().filter(|service| service.exists) {
+            service.summed = service.counters;
+        }
+        for server in self.servers.iter_mut().filter(|server| server.available) {
+            server.summed = server.counters;
+        }
+    }
+
+    /// The counters of a service and its servers start anew.
+    pub(super) fn clear_counters(&mut self, number: usize) {
+        let sums = self.sums;
+        let Some(service) = self.all.get_mut(number) else { return };
+        clear(&mut service.counters, &mut service.summed, sums);
+        for server in &service.list {
+            let server = &mut self.servers[*server as usize];
+            clear(&mut server.counters, &mut server.summed, sums);
+        }
+    }
+
+    /// A removed server is listed again, with the connections that it still has and, unless its service was made anew in between,
+    /// with all that it counted.
+    pub(super) fn resurrect(&mut self, server: usize, settings: ServerSettings) {
+        let server = &mut self.servers[server];
+        server.resurrect(settings);
+        let life = self.all[server.service as usize].life;
+        if std::mem::replace(&mut server.service_life, life) != life {
+            clear(&mut server.counters, &mut server.summed, self.sums);
+        }
+    }
+
     /// The candidates of a service, in list order.
     pub fn candidates(&self, service: u32, into: &mut Vec<Candidate>) {
         into.clear();
@@ -237,6 +278,12 @@ impl Services {
         listing::sort(&mut views, &|a, b| compare_services(&a.key, &b.key));
         views
     }
+}
+
+/// Clears what was summed up, or all.
+fn clear(counters: &mut Counters, summed: &mut Counters, sums: bool) {
+    *counters = if sums { counters.since(summed) } else { Counters::default() };
+    *summed = Counters::default();
 }
 
 /// Which of two services ipvsadm lists first: those by address, by family, protocol, address and port, then those by mark.
