@@ -100,7 +100,7 @@ const TICKS_PER_SECOND: u32 = 250;
 /// After this long all levels of the timer wheel that connections use tick together again.
 const WHEEL_TURN: Nanos = Nanos::from_millis(16_384);
 /// How many phases of the timer wheel are tried.
-const PHASES: u64 = 64;
+const PHASES: u64 = 256;
 /// How many phases of the sums of counters are tried.
 const SUM_PHASES: u64 = 32;
 /// Larger cases are not replayed again and again.

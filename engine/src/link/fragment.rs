@@ -1,6 +1,6 @@
 //! Reassembly of datagrams (reference/linux-ipvs.md section 6.9, reference/linux-findings.md section 4; RFC 791, RFC 5722).
 
-use crate::config::InterfaceId;
+use crate::config::{InterfaceId, TimerWheel};
 use crate::packet::{Ipv4, Ipv6, ipv4, ipv6};
 use crate::time::Nanos;
 use foldhash::HashMap;
@@ -79,8 +79,11 @@ struct Datagram {
 #[derive(Clone, Debug, Default)]
 pub struct Fragments {
     datagrams: HashMap<DatagramKey, Datagram>,
+    /// Of those that fire at once, the lower number does first.
     timers: BTreeSet<(Nanos, u64, DatagramKey)>,
     order: u64,
+    /// When timers fire; none: in time.
+    pub wheel: Option<TimerWheel>,
     bytes: usize,
 }
 
@@ -188,8 +191,12 @@ impl Fragments {
                 return Err(Reassembly::Refused);
             }
             self.order += 1;
-            let expires = now + lifetime;
-            self.timers.insert((expires, self.order, key));
+            // A wheel carries out what was put into it last first.
+            let (expires, order) = match self.wheel {
+                None => (now + lifetime, self.order),
+                Some(wheel) => (wheel.fires(now + lifetime, lifetime), u64::MAX - self.order),
+            };
+            self.timers.insert((expires, order, key));
             self.bytes += OVERHEAD;
             self.datagrams.insert(
                 key,

@@ -44,17 +44,13 @@ impl Host {
         let links = Links::new(&config.interfaces, &config.sysctls);
         let routes = Routes::new(config);
         let mut neighbours = Neighbours::default();
+        neighbours.wheel = config.timer_wheel;
+        let mut fragments = Fragments::default();
+        fragments.wheel = config.timer_wheel;
         for entry in &config.neighbours {
             neighbours.set(entry.interface, entry.address, entry.mac, entry.permanent);
         }
-        Host {
-            sysctls: config.sysctls.clone(),
-            links,
-            routes,
-            neighbours,
-            fragments: Fragments::default(),
-            path_mtus: PathMtus::default(),
-        }
+        Host { sysctls: config.sysctls.clone(), links, routes, neighbours, fragments, path_mtus: PathMtus::default() }
     }
 
     /// Takes changed settings over.

@@ -4,7 +4,7 @@
 //! a second apart, then failure; an entry that has grown old is probed by unicast 5 s after it was used.
 
 use super::interface::Link;
-use crate::config::{InterfaceId, MacAddr};
+use crate::config::{InterfaceId, MacAddr, TimerWheel};
 use crate::output::DrawnField;
 use crate::time::Nanos;
 use foldhash::HashMap;
@@ -114,6 +114,8 @@ pub struct Neighbours {
     version: u64,
     entries: HashMap<Key, Entry>,
     timers: BTreeSet<(Nanos, Key)>,
+    /// When timers fire; none: in time.
+    pub wheel: Option<TimerWheel>,
 }
 
 /// The middle of the 15 to 45 s from which the kernel draws how long a confirmation holds.
@@ -186,7 +188,7 @@ impl Neighbours {
                 entry.take_settings(link);
                 entry.state = State::Delay;
                 let (mac, due) = (entry.mac, now + entry.delay);
-                self.arm(key, Some(due));
+                self.arm(now, key, Some(due));
                 Resolution::Send(mac, packet)
             }
             State::Incomplete { .. } => {
@@ -199,7 +201,7 @@ impl Neighbours {
                 entry.queue(packet);
                 entry.state = State::Incomplete { asked: 1 };
                 let due = now + entry.retrans;
-                self.arm(key, Some(due));
+                self.arm(now, key, Some(due));
                 Resolution::Queued { ask: true }
             }
         }
@@ -258,7 +260,7 @@ impl Neighbours {
         entry.waiting_bytes = 0;
         let waiting = std::mem::take(&mut entry.waiting);
         let due = confirmed.then(|| now + REACHABLE);
-        self.arm(key, due);
+        self.arm(now, key, due);
         waiting
     }
 
@@ -302,11 +304,12 @@ impl Neighbours {
             }
             State::Stale | State::Failed | State::Permanent => (None, None),
         };
-        self.arm(key, next);
+        self.arm(time, key, next);
         event
     }
 
-    fn arm(&mut self, key: Key, due: Option<Nanos>) {
+    fn arm(&mut self, now: Nanos, key: Key, due: Option<Nanos>) {
+        let due = due.map(|due| self.wheel.map_or(due, |wheel| wheel.fires(due, due - now)));
         if let Some(entry) = self.entries.get_mut(&key) {
             if let Some(old) = entry.timer.take() {
                 self.timers.remove(&(old, key));

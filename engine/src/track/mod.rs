@@ -73,6 +73,8 @@ pub struct Ipvs {
     /// Entries whose time has come while they control others: whether they live on is settled when no other entry ends at
     /// that moment.
     held: Vec<(Nanos, ConnectionId)>,
+    /// Where a timer wheel turns: entries whose timers fire now, the next one last.
+    turn: Vec<(Nanos, ConnectionId)>,
     /// Entries that end at the next tick, with that time; only where a timer wheel makes all others later.
     ending: Vec<(Nanos, ConnectionId)>,
     drop_counter: i64,
@@ -95,6 +97,7 @@ impl Ipvs {
             tcp_timeouts: tcp::TIMEOUTS,
             udp_timeout: UDP_TIMEOUT,
             held: Vec::new(),
+            turn: Vec::new(),
             ending: Vec::new(),
             drop_counter: 0,
             drawn: 0,
@@ -380,6 +383,9 @@ impl Ipvs {
     /// Takes the next entry out that has expired by `now`, with its time. Its server and its controlling entry are not told:
     /// that is [`Ipvs::release`].
     pub(crate) fn expire_next(&mut self, now: Nanos) -> Option<(Nanos, Connection)> {
+        if self.services.timer_wheel.is_some() {
+            return self.turn_next(now);
+        }
         loop {
             // While some are held back, only those of the same moment are looked at.
             let until = self.held.first().map_or(now, |(at, _)| *at);
@@ -398,7 +404,7 @@ impl Ipvs {
                 }
             };
             let Some(connection) = self.table.get(id) else { continue };
-            let due = self.due(id, &connection);
+            let due = connection.expires;
             if due > at {
                 // It was refreshed since: look again when its time comes. An earlier timer may be in there already.
                 self.timers.insert(due, id);
@@ -406,7 +412,7 @@ impl Ipvs {
                 // What it controls may end at the same moment.
                 self.held.push((at, id));
             } else if let Some(connection) = self.take(id) {
-                return Some((at, Connection { expires: due, ..connection }));
+                return Some((at, connection));
             }
         }
     }
@@ -423,12 +429,46 @@ impl Ipvs {
     /// Entries whose time has come while they control others live on for a minute, again and again (section 3.6).
     fn renew_held(&mut self) {
         for (at, id) in std::mem::take(&mut self.held) {
-            self.table.attach(id);
-            if let Some(connection) = self.table.get_mut(id) {
-                connection.timeout = CONTROL_TIMEOUT;
-                connection.expires = at + Nanos::from_secs(CONTROL_TIMEOUT.into());
-                self.timers.insert(connection.expires, id);
+            self.renew(id, at);
+        }
+    }
+
+    fn renew(&mut self, id: ConnectionId, at: Nanos) {
+        self.table.attach(id);
+        if let Some(connection) = self.table.get_mut(id) {
+            connection.timeout = CONTROL_TIMEOUT;
+            connection.expires = at + Nanos::from_secs(CONTROL_TIMEOUT.into());
+            self.timers.insert(connection.expires, id);
+        }
+    }
+
+    /// [`Ipvs::expire_next`] by a timer wheel: of the timers of one tick, the one that was set last fires first. One that is set
+    /// anew within its tick keeps its place, and so a template has the place from before its connections, unless it lived on alone.
+    fn turn_next(&mut self, now: Nanos) -> Option<(Nanos, Connection)> {
+        loop {
+            while let Some((at, id)) = self.turn.pop() {
+                let Some(connection) = self.table.get(id) else { continue };
+                let due = self.due(id, &connection);
+                if due > at {
+                    self.timers.insert(due, id);
+                } else if self.table.controlled(id) > 0 {
+                    self.renew(id, at);
+                } else if let Some(connection) = self.take(id) {
+                    return Some((at, Connection { expires: at, ..connection }));
+                }
             }
+            let first = self.timers.pop(now)?;
+            self.turn.push(first);
+            while let Some(other) = self.timers.pop(first.0) {
+                self.turn.push(other);
+            }
+            let table = &self.table;
+            self.turn.sort_by_key(|(_, id)| {
+                table.get(*id).map(|connection| match connection.flags.template && connection.timeout != CONTROL_TIMEOUT {
+                    true => Nanos(0),
+                    false => connection.expires - Nanos::from_secs(connection.timeout.into()),
+                })
+            });
         }
     }
 

@@ -212,6 +212,21 @@ fn timers_fire_when_the_wheel_turns() {
 }
 
 #[test]
+fn a_template_that_lived_on_alone_fires_before_its_older_connection() {
+    let mut bench = Bench::new(tcp_service(80), persistent(50, 32), ForwardingMethod::Dr, |_| {});
+    let wheel = TimerWheel { ticks_per_second: 250, phase: Nanos(0) };
+    bench.ipvs = bench.ipvs.with_timer_wheel(Some(wheel));
+    // The template fires at 1050.6, 1112.1 and 1173.5, the connection in FIN_WAIT at 1173.5, too.
+    bench.tcp(40000, SYN).unwrap();
+    bench.tcp(40000, ACK).unwrap();
+    bench.now = Nanos::from_millis(1_052_000);
+    bench.tcp(40000, FIN).unwrap();
+    bench.now = Nanos::from_millis(573 * 2_048);
+    bench.wait(0);
+    assert_eq!(bench.table(), ["TCP 60 ASSURED 203.0.113.5:0 200.200.200.1:80 10.0.0.12:80"]);
+}
+
+#[test]
 fn what_says_that_no_server_takes_a_new_connection_counts_for_the_old_one() {
     let mut bench = Bench::new(tcp_service(80), settings(SchedulerKind::Rr), ForwardingMethod::Nat, |sysctls| {
         sysctls.vs.expire_nodest_conn = true;
