@@ -369,7 +369,7 @@ impl PlainFile {
 
     /// The seconds of the record whose header that is.
     fn seconds(&self, head: &[u8]) -> Option<u32> {
-        self.format.head(head).map(|head| head.stamp.0)
+        self.format.head(head).map(|head| (head.stamp >> 32) as u32)
     }
 
     fn convinces(&self, bytes: &[u8], mut at: usize, near: u32) -> bool {

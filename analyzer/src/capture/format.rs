@@ -46,8 +46,8 @@ impl Record {
 /// The header of a pcap record as it stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHead {
-    /// When, in seconds and what fraction the file counts: in this order the same as in order of time.
-    pub stamp: (u32, u32),
+    /// When: seconds in the upper half, what fraction the file counts in the lower. In this order the same as in order of time.
+    pub stamp: u64,
     /// How many bytes follow.
     pub len: u32,
     /// How long the frame was on the wire.
@@ -219,19 +219,14 @@ impl PcapFormat {
             words = words.map(u32::swap_bytes);
         }
         let [seconds, fraction, len, wire_len] = words;
-        Some(RecordHead { stamp: (seconds, fraction), len, wire_len })
+        Some(RecordHead { stamp: u64::from(seconds) << 32 | u64::from(fraction), len, wire_len })
     }
 
     /// The time of a record.
     #[inline]
     pub fn time(&self, head: &RecordHead) -> Nanos {
-        self.nanos(head.stamp.0, head.stamp.1)
-    }
-
-    #[inline]
-    fn nanos(&self, seconds: u32, fraction: u32) -> Nanos {
-        let nanos = if self.nanoseconds { u64::from(fraction) } else { u64::from(fraction) * 1000 };
-        Nanos(u64::from(seconds) * 1_000_000_000 + nanos)
+        let (seconds, fraction) = (head.stamp >> 32, head.stamp & 0xffff_ffff);
+        Nanos(seconds * 1_000_000_000 + if self.nanoseconds { fraction } else { fraction * 1000 })
     }
 
     /// Reads what stands at `at`.

@@ -16,7 +16,7 @@ use crate::compare::Comparison;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
-use lvscheck_engine::verdict::Verdict;
+use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, Nanos, Output};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -335,18 +335,6 @@ impl Written {
     }
 }
 
-/// Whether bytes are the same; short ones, as headers are, without a call.
-#[inline]
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let (Some(last), Some(other_last)) = (one.last_chunk::<8>(), other.last_chunk::<8>()) else { return one == other };
-    if one.len() != other.len() || one.len() > 128 {
-        return one == other;
-    }
-    let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
-    let differs = |(one, other): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other);
-    words.map(differs).fold(differs((last, other_last)), |all, differs| all | differs) == 0
-}
-
 /// Takes what leaves: counts, compares, writes.
 #[derive(Default)]
 struct Collector {
@@ -368,8 +356,8 @@ struct Collector {
 /// What a run of frames gave.
 #[derive(Default)]
 struct Piece {
-    forwarded: Option<(Verdict, u64)>,
-    returned: Option<(Verdict, u64)>,
+    forwarded: u64,
+    returned: u64,
     others: Vec<(usize, usize, Verdict)>,
     emitted: Emitted,
     totals: Totals,
@@ -380,7 +368,7 @@ struct Piece {
     filled: usize,
     at: usize,
     /// The latest time stamp of the golden.
-    golden_last: Option<(u32, u32)>,
+    golden_last: u64,
     records: Vec<u8>,
     /// Where the records belong in the file.
     records_at: Option<u64>,
@@ -402,7 +390,7 @@ impl Collector {
     }
 
     /// Whether the golden's next frame is this one.
-    #[inline]
+    #[inline(always)]
     fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
         let (head_len, len) = (leaving.head.len(), leaving.head.len() + leaving.tail.len());
         let start = golden.file.record_head();
@@ -412,11 +400,12 @@ impl Collector {
         let Some(record) = piece.golden.get(piece.at..piece.at + start + len) else { return false };
         let Some(head) = golden.file.head(record) else { return false };
         piece.at += start + len;
-        piece.golden_last = piece.golden_last.max(Some(head.stamp));
+        piece.golden_last = piece.golden_last.max(head.stamp);
         // A length on the wire below what was captured is that of what was captured.
-        (head.len as usize, head.wire_len.max(head.len)) == (len, len as u32 + leaving.frame.cut)
-            && same(&record[start..start + head_len], leaving.head)
-            && same(&record[start + head_len..], leaving.tail)
+        head.len as usize == len
+            && head.wire_len.max(head.len) == len as u32 + leaving.frame.cut
+            && record[start..start + head_len] == *leaving.head
+            && record[start + head_len..] == *leaving.tail
     }
 }
 
@@ -440,10 +429,11 @@ impl Sink for Collector {
         piece
     }
 
-    #[inline]
+    #[inline(always)]
     fn frame(&self, piece: &mut Piece, leaving: Leaving<'_>) {
+        let len = leaving.head.len() + leaving.tail.len();
         piece.emitted.frames += 1;
-        piece.emitted.bytes += (leaving.head.len() + leaving.tail.len()) as u64;
+        piece.emitted.bytes += len as u64;
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
             count(&mut piece.totals, &leaving.frame);
@@ -455,21 +445,19 @@ impl Sink for Collector {
             piece.needs_care |= !self.agrees(golden, piece, &leaving);
         }
         if self.output.is_some() {
-            let len = leaving.head.len() + leaving.tail.len();
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             piece.records.extend_from_slice(leaving.head);
             piece.records.extend_from_slice(leaving.tail);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn verdict(&self, piece: &mut Piece, part: usize, number: usize, verdict: Verdict) {
-        let counter = match verdict {
-            Verdict::Forwarded(_) => &mut piece.forwarded,
-            Verdict::Returned(_) => &mut piece.returned,
-            _ => return piece.others.push((part, number, verdict)),
-        };
-        counter.get_or_insert((verdict, 0)).1 += 1;
+        match verdict {
+            Verdict::Forwarded(_) => piece.forwarded += 1,
+            Verdict::Returned(_) => piece.returned += 1,
+            _ => piece.others.push((part, number, verdict)),
+        }
     }
 
     fn finish(&self, piece: &mut Piece) {
@@ -480,9 +468,10 @@ impl Sink for Collector {
     }
 
     fn collect(&mut self, piece: Piece) {
-        for (verdict, frames) in [piece.forwarded, piece.returned].into_iter().flatten() {
-            self.verdicts.count_many(verdict, frames);
-        }
+        // Those of a kind count together, whatever their service.
+        let any = Forwarded { service: 0, server: 0, new: false };
+        self.verdicts.count_many(Verdict::Forwarded(any), piece.forwarded);
+        self.verdicts.count_many(Verdict::Returned(any), piece.returned);
         for (part, number, verdict) in piece.others {
             self.verdicts.count(verdict);
             self.unusual.push((part, number));
@@ -493,8 +482,8 @@ impl Sink for Collector {
         self.totals.icmp_errors += piece.totals.icmp_errors;
         self.needs_care |= piece.needs_care;
         if let Some(golden) = &mut self.golden {
-            let last = piece.golden_last.map(|stamp| golden.file.time(&RecordHead { stamp, len: 0, wire_len: 0 }));
-            golden.last = golden.last.max(last.unwrap_or_default());
+            let last = golden.file.time(&RecordHead { stamp: piece.golden_last, len: 0, wire_len: 0 });
+            golden.last = golden.last.max(last);
         }
         self.error = self.error.take().or(piece.error);
         if let Some(output) = &mut self.output

@@ -91,6 +91,9 @@ impl Verdicts {
 
     /// Counts many of a kind.
     pub fn count_many(&mut self, verdict: Verdict, frames: u64) {
+        if frames == 0 {
+            return;
+        }
         *self.counts.entry((verdict.kind(), verdict.words())).or_default() += frames;
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Passing {
     /// What passed each server.
     pub passed: Vec<Passed>,
     back: WaysBack,
+    /// The headers of the frame that is made.
+    head: [u8; HEAD],
     inner: Vec<u8>,
     tunnelled: Vec<u8>,
 }
@@ -42,7 +44,8 @@ pub(super) struct Passing {
 impl Passing {
     /// For so many servers.
     pub fn new(servers: usize) -> Passing {
-        Passing { passed: vec![Passed::default(); servers], back: WaysBack::new(), inner: Vec::new(), tunnelled: Vec::new() }
+        let passed = vec![Passed::default(); servers];
+        Passing { passed, back: WaysBack::new(), head: [0; HEAD], inner: Vec::new(), tunnelled: Vec::new() }
     }
 }
 
@@ -59,7 +62,7 @@ impl WaysBack {
 
     fn get(&mut self, host: &Host, client: IpAddr, on: InterfaceId) -> Option<&LinkWay> {
         self.kept.resize(256, None);
-        let at = super::lane::kept_at(bits_of(client)) % self.kept.len();
+        let at = super::lane::kept_at(word_of(client)) % self.kept.len();
         let kept = self.kept.get_mut(at)?;
         if kept.as_ref().is_none_or(|(known, interface, _)| (*known, *interface) != (client, on)) {
             *kept = Some((client, on, way_back(host, client, on)?));
@@ -68,10 +71,10 @@ impl WaysBack {
     }
 }
 
-fn bits_of(address: IpAddr) -> u128 {
+fn word_of(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => u32::from(v4).into(),
-        IpAddr::V6(v6) => v6.into(),
+        IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64 ^ u128::from(v6) as u64,
     }
 }
 
@@ -94,7 +97,8 @@ impl Emitter<'_> {
         let ip = if v4 { 20 } else { 40 };
         let Some(len) = length(frame, v4) else { return };
         let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
-        if let Some(passed) = passing.passed.get_mut(server as usize) {
+        let Passing { passed, back, head, inner, tunnelled } = passing;
+        if let Some(passed) = passed.get_mut(server as usize) {
             let (packets, bytes) = if answer {
                 (&mut passed.out_packets, &mut passed.out_bytes)
             } else {
@@ -103,29 +107,28 @@ impl Emitter<'_> {
             *packets += 1;
             *bytes += len as u64;
         }
-        let mut head = [0; HEAD];
-        match way.method {
+        let (head, tail, interface) = match way.method {
             Method::Dr => {
                 // Nothing behind the IP header changes.
-                let used = begin(&mut head, &way.link, packet, ip);
+                let used = begin(head, &way.link, packet, ip);
                 hop_of_right(&mut head[used - ip..used]);
-                give(sink, piece, arrival, way.link.interface, &head[..used], &packet[ip..]);
+                (&head[..used], &packet[ip..], way.link.interface)
             }
             Method::Nat(address, port) => {
                 let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
                 let (link, change) = if answer {
                     let Some((address, port)) = self.ways.face(service) else { return };
                     let Some(client) = nat::address_of(packet, End::Destination) else { return };
-                    let Some(link) = passing.back.get(self.host, client, arrival.interface) else { return };
+                    let Some(link) = back.get(self.host, client, arrival.interface) else { return };
                     (link, Change { end: End::Source, address, port: Some(port) })
                 } else {
                     (&way.link, Change { end: End::Destination, address, port: Some(port) })
                 };
-                let used = begin(&mut head, link, packet, transport);
+                let used = begin(head, link, packet, transport);
                 let packet_head = &mut head[used - transport..used];
                 hop_of_right(packet_head);
                 nat::translate_right(packet_head, change);
-                give(sink, piece, arrival, link.interface, &head[..used], &packet[transport..]);
+                (&head[..used], &packet[transport..], link.interface)
             }
             Method::Tunnel { tunnel, source, destination } => {
                 let Ok(mut headers) = Headers::of(packet) else { return };
@@ -135,16 +138,17 @@ impl Emitter<'_> {
                 // Only a checksum over all of it needs more of the inner packet than its header.
                 let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
                 let (start, rest) = packet.split_at(if summed { len } else { ip });
-                let Passing { inner, tunnelled, .. } = passing;
                 inner.clear();
                 inner.extend_from_slice(start);
                 hop_of_right(inner);
                 tunnelled.clear();
                 tunnelled.extend_from_slice(&way.link.header);
                 tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
-                give(sink, piece, arrival, way.link.interface, tunnelled, rest);
+                (&tunnelled[..], rest, way.link.interface)
             }
-        }
+        };
+        let leaving = EmittedFrame { time: arrival.time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
+        sink.frame(piece, Leaving { head, tail, frame: leaving });
         sink.verdict(piece, part, number, if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) });
     }
 
@@ -208,10 +212,4 @@ fn begin(head: &mut [u8; HEAD], link: &LinkWay, packet: &[u8], len: usize) -> us
         _ => room.copy_from_slice(&packet[..len]),
     }
     start + len
-}
-
-#[inline]
-fn give<S: Sink>(sink: &S, piece: &mut S::Piece, arrival: &Arrival<'_>, interface: InterfaceId, head: &[u8], tail: &[u8]) {
-    let frame = EmittedFrame { time: arrival.time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
-    sink.frame(piece, Leaving { head, tail, frame });
 }

@@ -8,7 +8,7 @@
 use crate::config::{Family, InterfaceId, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::time::Nanos;
-use crate::track::{SHARDS, shard_of, shard_of_v4};
+use crate::track::{ClientHash, OtherHash, SHARDS};
 use foldhash::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -50,28 +50,52 @@ pub(super) struct Ends {
     pub list: Vec<End>,
     /// How many of them are services.
     pub services: usize,
-    /// By place: packets must say that they are not to be fragmented.
-    pub dont_fragment: Vec<bool>,
+    facts: Vec<Facts>,
+}
+
+/// What tracking needs of an end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    /// Its part of fingerprints.
+    pub hash: OtherHash,
+    /// TCP, else UDP.
+    pub tcp: bool,
+    /// Of its addresses.
+    pub family: Family,
+    /// A real server: packets from it are answers.
+    pub answers: bool,
+    /// Packets to it must say that they are not to be fragmented.
+    pub dont_fragment: bool,
 }
 
 impl Ends {
-    /// Services first, then real servers. What does not fit into 65,535 places stays out of lane, and so does a real server
-    /// that has the address of a service.
-    pub fn new(services: impl IntoIterator<Item = End>, servers: impl IntoIterator<Item = End>) -> Ends {
+    /// Services first, each with whether its packets must say that they are not to be fragmented, then real servers. What does
+    /// not fit into 65,535 places stays out of lane, and so does a real server that has the address of a service.
+    pub fn new(services: impl IntoIterator<Item = (End, bool)>, servers: impl IntoIterator<Item = End>) -> Ends {
         let mut ends = Ends::default();
-        services.into_iter().for_each(|end| ends.add(end));
+        services.into_iter().for_each(|(end, dont_fragment)| ends.add(end, false, dont_fragment));
         ends.services = ends.list.len();
-        servers.into_iter().for_each(|end| ends.add(end));
+        servers.into_iter().for_each(|end| ends.add(end, true, false));
         ends
     }
 
-    fn add(&mut self, end: End) {
+    fn add(&mut self, end: End, answers: bool, dont_fragment: bool) {
         if let Ok(place) = u16::try_from(self.list.len())
             && !self.places.contains_key(&end)
         {
+            let (address, port, protocol) = end;
+            let hash = OtherHash::of(address, port, protocol);
+            let (tcp, family) = (protocol == Protocol::TCP.0, Family::from(address));
             self.places.insert(end, place);
             self.list.push(end);
+            self.facts.push(Facts { hash, tcp, family, answers, dont_fragment });
         }
+    }
+
+    /// What tracking needs of the end at a place.
+    #[inline]
+    pub fn facts(&self, place: u16) -> Option<&Facts> {
+        self.facts.get(usize::from(place))
     }
 
     /// The place of an end.
@@ -92,6 +116,8 @@ pub(super) struct Port {
     pub mac: MacAddr,
     /// Its MTU.
     pub mtu: u32,
+    /// The longest frame that it takes: with padding.
+    pub longest_frame: usize,
     /// Frames that arrive here may be in lane.
     pub open: bool,
 }
@@ -118,59 +144,74 @@ pub(super) struct Lane {
 pub(super) struct Scratch {
     /// Packets in lane in order.
     unsorted: Vec<Item>,
-    /// Sources that were found good last, and where they came in, by a hash of the address.
-    good_sources: GoodSources,
+    v4: Known<u32>,
+    v6: Known<u128>,
 }
 
-/// Sources that were found good last.
+impl Scratch {
+    /// Forgets what depends on the director.
+    pub fn forget(&mut self) {
+        (self.v4, self.v6) = Default::default();
+    }
+}
+
+/// What was found out last about addresses of a family, and need not be asked again.
 #[derive(Clone, Debug, Default)]
-struct GoodSources {
-    /// IPv4 addresses below, interfaces above; what is compared for every packet should be small.
-    v4: Vec<u64>,
-    v6: Vec<(u128, InterfaceId)>,
+struct Known<A> {
+    /// The service that a packet went to: its address, what [`Ports::end`] gives, and its place.
+    service: Option<(A, u32, u16)>,
+    /// Sources that were found good, and where they came in, by [`Address::kept_at`].
+    sources: Vec<Option<(A, InterfaceId)>>,
 }
 
-impl GoodSources {
+impl<A: Address> Known<A> {
     #[inline]
-    fn knows(&self, source: Address, on: InterfaceId) -> bool {
-        let at = kept_at(source.bits);
-        if source.v4 { self.v4.get(at) == Some(&word_of(source, on)) } else { self.v6.get(at) == Some(&(source.bits, on)) }
+    fn is_good(&self, source: A, on: InterfaceId) -> bool {
+        self.sources.get(source.kept_at()).is_some_and(|known| *known == Some((source, on)))
     }
 
-    fn keep(&mut self, source: Address, on: InterfaceId) {
-        let at = kept_at(source.bits);
-        if source.v4 {
-            self.v4.resize(SOURCES, u64::MAX);
-            self.v4[at] = word_of(source, on);
-        } else {
-            self.v6.resize(SOURCES, (0, InterfaceId(u16::MAX)));
-            self.v6[at] = (source.bits, on);
-        }
+    #[cold]
+    fn keep(&mut self, source: A, on: InterfaceId) {
+        self.sources.resize(SOURCES, None);
+        self.sources[source.kept_at()] = Some((source, on));
     }
-}
-
-fn word_of(source: Address, on: InterfaceId) -> u64 {
-    u64::from(on.0) << 32 | source.bits as u64
 }
 
 /// An IP address as a number: what is compared for every packet should be compared at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Address {
-    bits: u128,
-    v4: bool,
+trait Address: Copy + PartialEq {
+    fn ip(self) -> IpAddr;
+    fn hash(self, port: u16) -> ClientHash;
+    /// Its place among those that are remembered.
+    fn kept_at(self) -> usize;
 }
 
-impl Address {
-    fn v4(bytes: [u8; 4]) -> Address {
-        Address { bits: u32::from_be_bytes(bytes).into(), v4: true }
-    }
-
-    fn v6(bytes: [u8; 16]) -> Address {
-        Address { bits: u128::from_be_bytes(bytes), v4: false }
-    }
-
+impl Address for u32 {
+    #[inline]
     fn ip(self) -> IpAddr {
-        if self.v4 { Ipv4Addr::from(self.bits as u32).into() } else { Ipv6Addr::from(self.bits).into() }
+        Ipv4Addr::from(self).into()
+    }
+    #[inline]
+    fn hash(self, port: u16) -> ClientHash {
+        ClientHash::of_v4(self, port)
+    }
+    #[inline]
+    fn kept_at(self) -> usize {
+        kept_at(self.into())
+    }
+}
+
+impl Address for u128 {
+    #[inline]
+    fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self).into()
+    }
+    #[inline]
+    fn hash(self, port: u16) -> ClientHash {
+        ClientHash::of_v6(self, port)
+    }
+    #[inline]
+    fn kept_at(self) -> usize {
+        kept_at((self >> 64) as u64 ^ self as u64)
     }
 }
 
@@ -197,65 +238,35 @@ impl Lane {
         }
     }
 
-    /// Reads the frames of a part. `source_is_good` says whether a packet from that address may come in by that interface: it
-    /// is asked seldom, its answers are kept. `way_back` tells the MTU of the way of an answer to its client, if there is one.
+    /// Reads the frames of a part.
     #[inline(never)]
-    pub fn fill<'a>(
+    pub fn fill<'a, G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u32>>(
         &mut self,
         scratch: &mut Scratch,
         frames: impl Iterator<Item = Option<Arrival<'a>>>,
-        ports: &[Port],
-        ends: &Ends,
-        source_is_good: impl Fn(IpAddr, InterfaceId) -> bool,
-        way_back: impl Fn(IpAddr, InterfaceId) -> Option<u32>,
+        rules: &Rules<'_, G, W>,
     ) {
-        let Scratch { unsorted, good_sources } = scratch;
+        let Scratch { unsorted, v4, v6 } = scratch;
         self.others.clear();
         unsorted.clear();
         self.clients.clear();
         let mut bytes = 0;
         let mut counts = [0; SHARDS];
         let mut latest = Nanos(0);
-        let mut last = None;
         for (number, arrival) in frames.enumerate() {
-            let item = arrival.and_then(|arrival| {
+            let item = match arrival {
                 // What steps back in time is not in lane.
-                if arrival.time < latest {
-                    return None;
+                Some(arrival) if arrival.time >= latest => {
+                    latest = arrival.time;
+                    rules.item(&arrival, v4, v6, &mut self.clients)
                 }
-                latest = arrival.time;
-                let plain = Plain::read(&arrival, ports, ends.has_servers())?;
-                let place = plain.place(ends, &mut last)?;
-                if !plain.dont_fragment && ends.dont_fragment.get(usize::from(place)) == Some(&true) {
-                    return None;
-                }
-                let request = usize::from(place) < ends.services;
-                let back = |mtu: u32| u32::from(plain.len) <= mtu;
-                if !request && !way_back(plain.destination.ip(), arrival.interface).is_some_and(back) {
-                    return None;
-                }
-                let (client, port) = if request { (plain.source, plain.ports.0) } else { (plain.destination, plain.ports.1) };
-                if !good_sources.knows(plain.source, arrival.interface) {
-                    if !source_is_good(plain.source.ip(), arrival.interface) {
-                        return None;
-                    }
-                    good_sources.keep(plain.source, arrival.interface);
-                }
-                let shard = if client.v4 { shard_of_v4(client.bits as u32, port) } else { shard_of(client.ip(), port) };
-                let client = if client.v4 {
-                    client.bits as u32
-                } else {
-                    self.clients.push(Ipv6Addr::from(client.bits));
-                    self.clients.len() as u32 - 1
-                };
-                let (time, number) = (arrival.time, number as u32);
-                Some(Item { time, client, number, port, end: place, len: plain.len, flags: plain.flags, shard })
-            });
+                _ => None,
+            };
             match item {
                 Some(item) => {
                     counts[usize::from(item.shard)] += 1;
                     bytes += u64::from(item.len);
-                    unsorted.push(item);
+                    unsorted.push(Item { number: number as u32, ..item });
                 }
                 None => self.others.push(number as u32),
             }
@@ -285,67 +296,97 @@ impl Lane {
     }
 }
 
-/// The place of an address among those that are remembered.
+/// The place among those that are remembered of an address that is folded into a word.
 #[inline]
-pub(super) fn kept_at(address: u128) -> usize {
-    let word = (address >> 64) as u64 ^ address as u64;
-    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SOURCES
+pub(super) fn kept_at(address: u64) -> usize {
+    (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SOURCES
 }
 
-/// The headers of a packet that may be in lane.
-struct Plain {
-    source: Address,
-    destination: Address,
+/// What decides whether a packet is in lane.
+pub(super) struct Rules<'a, G, W> {
+    /// Interfaces by number.
+    pub ports: &'a [Port],
+    /// Services and servers.
+    pub ends: &'a Ends,
+    /// Whether a packet from that address may come in by that interface. It is asked seldom, its answers are kept.
+    pub source_is_good: G,
+    /// The MTU of the way of an answer that came in by that interface to its client, if there is one.
+    pub way_back: W,
+}
+
+/// Ports and protocol of a packet.
+#[derive(Clone, Copy)]
+struct Ports {
+    source: u16,
+    destination: u16,
     protocol: u8,
-    ports: (u16, u16),
-    len: u16,
-    flags: u8,
-    dont_fragment: bool,
 }
 
-impl Plain {
+impl Ports {
+    /// Port and protocol of its destination in one number.
     #[inline]
-    fn read(arrival: &Arrival<'_>, ports: &[Port], answers: bool) -> Option<Plain> {
+    fn end(self) -> u32 {
+        u32::from(self.destination) << 8 | u32::from(self.protocol)
+    }
+}
+
+impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u32>> Rules<'_, G, W> {
+    /// Reads a frame; none if it is not in lane. The item's number is the caller's.
+    #[inline(always)]
+    fn item(
+        &self,
+        arrival: &Arrival<'_>,
+        v4: &mut Known<u32>,
+        v6: &mut Known<u128>,
+        clients: &mut Vec<Ipv6Addr>,
+    ) -> Option<Item> {
         let frame = arrival.frame;
-        let port = ports.get(usize::from(arrival.interface.0)).filter(|port| port.open)?;
+        let port = self.ports.get(usize::from(arrival.interface.0)).filter(|port| port.open)?;
         let header = frame.first_chunk::<54>()?; // Ethernet, IPv4 and TCP, or Ethernet and IPv6.
-        if header[..6] != port.mac.0 || arrival.wire_len as usize != frame.len() {
+        if header[..6] != port.mac.0 || arrival.wire_len as usize != frame.len() || frame.len() > port.longest_frame {
             return None;
         }
-        let (source, destination, protocol, len, at) = match [header[12], header[13], header[14]] {
+        let (item, len) = match [header[12], header[13], header[14]] {
             [0x08, 0x00, 0x45] => {
-                let len = u16::from_be_bytes([header[16], header[17]]);
+                let len = usize::from(u16::from_be_bytes([header[16], header[17]]));
                 // No fragment, no reserved bit; TTL to spare.
                 if header[20] & 0xbf != 0 || header[21] != 0 || header[22] < 2 || !checksum_is_right(header) {
                     return None;
                 }
-                let source = Address::v4([header[26], header[27], header[28], header[29]]);
-                let destination = Address::v4([header[30], header[31], header[32], header[33]]);
-                (source, destination, header[23], usize::from(len), ETHERNET + 20)
+                // All of the transport header that counts was read already.
+                let (ports, flags) = self.transport(&header[34..], header[23], len.checked_sub(20)?)?;
+                let source = u32::from_be_bytes([header[26], header[27], header[28], header[29]]);
+                let destination = u32::from_be_bytes([header[30], header[31], header[32], header[33]]);
+                let dont_fragment = header[20] & 0x40 != 0;
+                let client = |client| client;
+                (self.place(v4, arrival, (source, destination), ports, len, dont_fragment, client)?.with(flags), len)
             }
             [0x86, 0xdd, first] if first >> 4 == 6 => {
-                let len = 40 + usize::from(u16::from_be_bytes([header[18], header[19]]));
+                let payload = usize::from(u16::from_be_bytes([header[18], header[19]]));
                 if header[21] < 2 {
                     return None;
                 }
-                let source: [u8; 16] = *frame.get(22..38)?.first_chunk()?;
-                let destination: [u8; 16] = *frame.get(38..54)?.first_chunk()?;
-                (Address::v6(source), Address::v6(destination), header[20], len, ETHERNET + 40)
+                let (ports, flags) = self.transport(frame.get(54..)?.get(..payload)?, header[20], payload)?;
+                let source = u128::from_be_bytes(*header[22..].first_chunk()?);
+                let destination = u128::from_be_bytes(*header[38..].first_chunk()?);
+                let client = |client: u128| {
+                    clients.push(client.into());
+                    clients.len() as u32 - 1
+                };
+                let len = 40 + payload;
+                (self.place(v6, arrival, (source, destination), ports, len, true, client)?.with(flags), len)
             }
             _ => return None,
         };
-        let end = ETHERNET + len;
-        if end > frame.len() || len > port.mtu as usize || frame.len() > ETHERNET + port.mtu.max(46) as usize {
-            return None;
-        }
-        let len = u16::try_from(len).ok()?;
-        let dont_fragment = header[20] & 0x40 != 0;
-        // Of IPv4, all of the transport header that counts is in what was read already.
-        let transport = if at == ETHERNET + 20 { &header[at..] } else { frame.get(at..end)? };
-        let length = (end - ETHERNET).checked_sub(at - ETHERNET)?;
+        (ETHERNET + len <= frame.len() && len <= port.mtu as usize).then_some(item)
+    }
+
+    /// Ports and TCP flags from a transport header with what follows it, which has that length in all.
+    #[inline(always)]
+    fn transport(&self, header: &[u8], protocol: u8, length: usize) -> Option<(Ports, u8)> {
         let flags = match Protocol(protocol) {
             Protocol::TCP => {
-                let header = transport.first_chunk::<20>()?;
+                let header = header.first_chunk::<20>()?;
                 let words = usize::from(header[12] >> 4);
                 if words < 5 || words * 4 > length {
                     return None;
@@ -353,53 +394,94 @@ impl Plain {
                 header[13]
             }
             Protocol::UDP => {
-                let header = transport.first_chunk::<8>()?;
+                let header = header.first_chunk::<8>()?;
                 if usize::from(u16::from_be_bytes([header[4], header[5]])) != length || length < 8 {
                     return None;
                 }
                 // Without a checksum, translation has rules of its own.
-                if answers && header[6] == 0 && header[7] == 0 {
+                if self.ends.has_servers() && header[6] == 0 && header[7] == 0 {
                     return None;
                 }
                 0
             }
             _ => return None,
         };
-        let &[source_high, source_low, high, low] = transport.first_chunk::<4>()?;
-        let ports = (u16::from_be_bytes([source_high, source_low]), u16::from_be_bytes([high, low]));
-        Some(Plain { source, destination, protocol, ports, len, flags, dont_fragment })
+        let &[source_high, source_low, high, low] = header.first_chunk::<4>()?;
+        let source = u16::from_be_bytes([source_high, source_low]);
+        Some((Ports { source, destination: u16::from_be_bytes([high, low]), protocol }, flags))
     }
 
-    /// The place of the service that it goes to, or of the real server that it comes from. Client ports that IPVS treats
-    /// apart (0 and 20) have none.
-    #[inline]
-    fn place(&self, ends: &Ends, last: &mut Option<(Address, u16, u8, u16)>) -> Option<u16> {
-        let to = (self.destination, self.ports.1, self.protocol);
-        if let Some((address, port, protocol, place)) = *last
-            && (address, port, protocol) == to
-        {
-            return (!matches!(self.ports.0, 0 | 20)).then_some(place);
+    /// Finds the end that a packet goes to or comes from, and whether its addresses are good.
+    #[expect(clippy::too_many_arguments, reason = "once a packet; a struct would be built for nothing")]
+    #[inline(always)]
+    fn place<A: Address>(
+        &self,
+        known: &mut Known<A>,
+        arrival: &Arrival<'_>,
+        (source, destination): (A, A),
+        ports: Ports,
+        len: usize,
+        dont_fragment: bool,
+        store: impl FnOnce(A) -> u32,
+    ) -> Option<Item> {
+        let end = match known.service {
+            Some((address, end, place)) if end == ports.end() && address == destination => place,
+            _ => self.end(known, source, destination, ports)?,
+        };
+        let facts = self.ends.facts(end)?;
+        if facts.dont_fragment && !dont_fragment {
+            return None;
         }
-        let end = (self.destination.ip(), self.ports.1, self.protocol);
-        if let Some(place) = ends.places.get(&end).copied().filter(|place| usize::from(*place) < ends.services) {
-            *last = Some((to.0, to.1, to.2, place));
-            return (!matches!(self.ports.0, 0 | 20)).then_some(place);
+        let (client, port) = if facts.answers { (destination, ports.destination) } else { (source, ports.source) };
+        // Client ports that IPVS treats apart.
+        if matches!(port, 0 | 20) {
+            return None;
+        }
+        if facts.answers && (self.way_back)(client.ip(), arrival.interface).is_none_or(|mtu| len > mtu as usize) {
+            return None;
+        }
+        if !known.is_good(source, arrival.interface) {
+            if !(self.source_is_good)(source.ip(), arrival.interface) {
+                return None;
+            }
+            known.keep(source, arrival.interface);
+        }
+        let shard = client.hash(port).shard();
+        let (client, len) = (store(client), u16::try_from(len).ok()?);
+        Some(Item { time: arrival.time, client, number: 0, port, end, len, flags: 0, shard })
+    }
+
+    /// The place of the service that it goes to, or of the real server that it comes from.
+    #[inline(never)]
+    fn end<A: Address>(&self, known: &mut Known<A>, source: A, destination: A, ports: Ports) -> Option<u16> {
+        let ends = self.ends;
+        let place = |address: A, port| ends.place(&(address.ip(), port, ports.protocol));
+        if let Some(place) = place(destination, ports.destination).filter(|place| usize::from(*place) < ends.services) {
+            known.service = Some((destination, ports.end(), place));
+            return Some(place);
         }
         if !ends.has_servers() {
             return None;
         }
-        let from = (self.source.ip(), self.ports.0, self.protocol);
-        let place = ends.places.get(&from).filter(|place| usize::from(**place) >= ends.services)?;
-        (!matches!(self.ports.1, 0 | 20)).then_some(*place)
+        place(source, ports.source).filter(|place| usize::from(*place) >= ends.services)
     }
 }
 
-/// Whether the checksum of the IPv4 header without options is right (RFC 1071: the sum of its words, carries added, is all ones).
-#[inline]
+impl Item {
+    #[inline]
+    fn with(self, flags: u8) -> Item {
+        Item { flags, ..self }
+    }
+}
+
+/// Whether the checksum of the IPv4 header without options is right (RFC 1071: the sum of its words, carries added, is all ones,
+/// in whichever order the bytes of a word are read).
+#[inline(always)]
 fn checksum_is_right(header: &[u8; 54]) -> bool {
-    let word = |at: usize| u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    let word = |at: usize| u64::from(u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
     let sum = word(14) + word(18) + word(22) + word(26) + word(30);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     // What is left is a multiple of all ones exactly if the words' sum is; no header sums up to 0.
-    sum % 0xffff == 0
+    matches!(sum, 0xffff | 0x1_fffe)
 }

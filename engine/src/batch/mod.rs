@@ -29,10 +29,11 @@ use crate::time::Nanos;
 use crate::track::Passed;
 use crate::track::SHARDS;
 use emit::{Emitter, Passing};
-use lane::{Lane, Scratch};
+use lane::{Lane, Rules, Scratch};
 use rayon::prelude::*;
 use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use way::{Plan, source_is_good, way_back};
 
@@ -75,6 +76,7 @@ pub struct Batch {
     /// What packets in lane are, and as of which version of the director.
     plan: Option<(Version, Option<Plan>)>,
     lanes: Vec<Lane>,
+    scratches: Vec<Scratch>,
     /// The number of each part's first frame in the window, and the number of all frames.
     starts: Vec<usize>,
     /// What became of packets: in the order of all lanes' items, and in the order of a run's packets.
@@ -99,6 +101,7 @@ impl Batch {
             longest_detour: LONGEST_DETOUR,
             plan: None,
             lanes: Vec::new(),
+            scratches: Vec::new(),
             starts: Vec::new(),
             found: Vec::new(),
             outcomes: Vec::new(),
@@ -197,6 +200,7 @@ impl Batch {
         let Some(parts) = self.director.parallel_parts() else { return false };
         if self.plan.as_ref().is_none_or(|(known, _)| *known != version) {
             self.plan = Some((version, Plan::new(parts.host, parts.ipvs)));
+            self.scratches.iter_mut().for_each(Scratch::forget);
         }
         parts.ipvs.is_plain() && !parts.host.neighbours.is_full() && matches!(&self.plan, Some((_, Some(_))))
     }
@@ -206,17 +210,22 @@ impl Batch {
         let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return };
         let host = parts.host;
         self.lanes.resize_with(frames.parts(), Lane::default);
-        self.lanes.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (part, lane)| {
-            let arrivals = frames.arrivals(part, 0..frames.part_len(part));
-            lane.fill(
-                scratch,
-                arrivals,
-                &plan.ports,
-                &plan.ends,
-                |source, on| source_is_good(host, source, on),
-                |client, on| way_back(host, client, on).map(|way| way.mtu),
-            );
+        let rules = Rules {
+            ports: &plan.ports,
+            ends: &plan.ends,
+            source_is_good: |source, on| source_is_good(host, source, on),
+            way_back: |client, on| way_back(host, client, on).map(|way| way.mtu),
+        };
+        // Kept from window to window, as many as there are threads.
+        let scratches = Mutex::new(std::mem::take(&mut self.scratches));
+        self.lanes.par_iter_mut().enumerate().for_each(|(part, lane)| {
+            let mut scratch = scratches.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+            lane.fill(&mut scratch, frames.arrivals(part, 0..frames.part_len(part)), &rules);
+            if let Ok(mut free) = scratches.lock() {
+                free.push(scratch);
+            }
         });
+        self.scratches = scratches.into_inner().unwrap_or_default();
         let mut base = 0;
         for lane in &mut self.lanes {
             lane.base = base;

@@ -5,15 +5,15 @@
 //! segment without connection, an entry that has expired) only shows on the way, so each shard keeps what it needs to go
 //! back: the run then ends before that packet in all shards, which the serial director takes.
 
-use super::lane::{Ends, Item, Lane, RST, SYN};
+use super::lane::{Ends, Facts, Item, Lane, RST, SYN};
 use super::way::Ways;
-use crate::config::{Family, Protocol};
+use crate::config::Family;
 use crate::draws::Draws;
 use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
 use crate::track::{
-    ClientKey, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent, fingerprint_v4,
+    ClientHash, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent,
 };
 use rayon::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
@@ -190,6 +190,17 @@ impl Stretch<'_> {
 }
 
 impl Segment<'_> {
+    /// What the connection of an item is found by.
+    #[inline]
+    fn fingerprint(&self, item: &Item, ends: &Ends) -> Fingerprint {
+        let Some(end) = ends.facts(item.end) else { return Fingerprint::default() };
+        let client = match end.family {
+            Family::Ipv4 => ClientHash::of_v4(item.client, item.port),
+            Family::Ipv6 => ClientHash::of(self.lane.client(item, Family::Ipv6), item.port),
+        };
+        client.with(end.hash)
+    }
+
     /// Looks at its items, so that memory brings them before they are needed.
     fn touch(&self) {
         std::hint::black_box(self.items.iter().step_by(2).fold(0, |sum, item| sum ^ item.number));
@@ -245,43 +256,33 @@ pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: u
     });
 }
 
-/// What a packet looks for, and what it means to its connection.
-#[derive(Clone, Copy)]
+/// What a packet looks for.
+#[derive(Clone, Copy, Default)]
 struct Wanted {
     fingerprint: Fingerprint,
-    client: IpAddr,
-    event: TransportEvent,
-    /// It comes from a server.
-    answer: bool,
-    /// The first entry with that fingerprint: nearly always the right one, if there is one at all.
-    candidate: Option<u32>,
+    /// The slot of the first entry with that fingerprint: nearly always the right one, if there is one at all.
+    candidate: u32,
 }
 
-impl Wanted {
-    const NOTHING: Wanted = Wanted {
-        fingerprint: Fingerprint(0),
-        client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        event: TransportEvent::None,
-        answer: false,
-        candidate: None,
-    };
+/// A packet of a shard.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    item: &'a Item,
+    lane: &'a Lane,
+    /// In the run.
+    number: u32,
+}
+
+impl Packet<'_> {
+    /// Whether it is its client's entry.
+    #[inline]
+    fn is_of(self, entry: &Entry, end: &Facts) -> bool {
+        entry.client_port == self.item.port && entry.client == self.lane.client(self.item, end.family)
+    }
 
     #[inline]
-    fn by(item: &Item, lane: &Lane, ends: &Ends) -> Option<Wanted> {
-        let (other, other_port, protocol) = *ends.list.get(usize::from(item.end))?;
-        let (fingerprint, client) = match other {
-            IpAddr::V4(other) => {
-                let ports = u32::from(item.port) << 16 | u32::from(other_port);
-                (fingerprint_v4(item.client, other.into(), ports, protocol), Ipv4Addr::from(item.client).into())
-            }
-            IpAddr::V6(_) => {
-                let client = lane.client(item, Family::Ipv6);
-                let key = ClientKey { protocol, client, client_port: item.port, other, other_port };
-                (key.fingerprint(), client)
-            }
-        };
-        let event = if protocol == Protocol::TCP.0 { TransportEvent::Tcp(item.flags) } else { TransportEvent::Udp };
-        Some(Wanted { fingerprint, client, event, answer: usize::from(item.end) >= ends.services, candidate: None })
+    fn event(self, end: &Facts) -> TransportEvent {
+        if end.tcp { TransportEvent::Tcp(self.item.flags) } else { TransportEvent::Udp }
     }
 }
 
@@ -295,33 +296,38 @@ impl ShardRun {
     #[inline(never)]
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
         let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
-        shard.touch_all(segments.iter().map(|segment| segment.items.len()).sum());
+        let packets = segments.iter().map(|segment| segment.items.len()).sum();
+        shard.touch_all(packets);
+        self.journal.reserve(packets);
         for (index, segment) in segments.iter().enumerate() {
             if let Some(next) = segments.get(index + 1) {
                 next.touch();
             }
-            for (group_number, group) in segment.items.chunks(GROUP).enumerate() {
-                let mut wanted = [Wanted::NOTHING; GROUP];
-                for (wanted, item) in wanted.iter_mut().zip(group) {
-                    *wanted = Wanted::by(item, segment.lane, context.ends).unwrap_or(Wanted::NOTHING);
-                }
-                let wanted = &mut wanted[..group.len()];
+            let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
+            for (group, found) in segment.items.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let mut wanted = [Wanted::default(); GROUP];
                 // If the first one of a group is an answer most are.
-                let answers = wanted.first().is_some_and(|wanted| wanted.answer);
-                shard.touch_index(wanted.iter().map(|wanted| wanted.fingerprint), answers);
-                for wanted in &mut *wanted {
-                    wanted.candidate = shard.candidate(wanted.fingerprint, wanted.answer);
+                let answers = group.first().and_then(|item| context.ends.facts(item.end)).is_some_and(|end| end.answers);
+                let mut looked_at = 0;
+                for (wanted, item) in wanted.iter_mut().zip(group) {
+                    wanted.fingerprint = segment.fingerprint(item, context.ends);
+                    looked_at ^= shard.touch_index(wanted.fingerprint, answers);
                 }
-                shard.touch(wanted.iter().filter_map(|wanted| wanted.candidate));
-                let place = segment.place + group_number * GROUP;
-                let found = context.found.get(place..place + group.len()).unwrap_or_default();
+                std::hint::black_box(looked_at);
+                let mut looked_at = 0;
+                for wanted in &mut wanted[..group.len()] {
+                    wanted.candidate = shard.candidate(wanted.fingerprint, answers);
+                    looked_at ^= shard.touch(wanted.candidate);
+                }
+                std::hint::black_box(looked_at);
                 for ((wanted, item), found) in wanted.iter().zip(group).zip(found) {
                     let at = (segment.offset + i64::from(item.number)) as u32;
                     // Another shard may have found an odd packet before this one: what follows is done again anyway.
                     if at >= first_odd.load(Ordering::Relaxed) {
                         return;
                     }
-                    let Some(word) = self.step(number, shard, wanted, item, at, context) else {
+                    let packet = Packet { item, lane: segment.lane, number: at };
+                    let Some(word) = self.step(number, shard, wanted, packet, context) else {
                         first_odd.fetch_min(at, Ordering::Relaxed);
                         return;
                     };
@@ -332,26 +338,29 @@ impl ShardRun {
     }
 
     /// Takes one packet; none if it is not plain.
-    #[inline]
-    fn step(
-        &mut self,
-        number: usize,
-        shard: &mut Shard,
-        wanted: &Wanted,
-        item: &Item,
-        at: u32,
-        context: &Context<'_>,
-    ) -> Option<Word> {
-        if wanted.answer {
-            return self.answer(shard, wanted, item, at, context);
+    #[inline(always)]
+    fn step(&mut self, number: usize, shard: &mut Shard, wanted: &Wanted, packet: Packet<'_>, context: &Context<'_>) -> Option<Word> {
+        let item = packet.item;
+        let end = context.ends.facts(item.end)?;
+        if end.answers {
+            return self.answer(shard, wanted.fingerprint, packet, end, context);
         }
+        let event = packet.event(end);
+        let fits = |opened: &[Opened], entry: &Entry| {
+            let place = match entry.binding & UNBOUND {
+                0 => context.ways.binding(entry.binding).map(|way| way.end),
+                _ => opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end),
+            };
+            place == Some(item.end) && entry.is_found() && packet.is_of(entry, end)
+        };
         let mut slot = wanted.candidate;
-        let fits = |entry: &Entry| entry.is_found() && self.is_its(entry, wanted, item, context);
-        if !slot.and_then(|slot| shard.at(slot)).is_some_and(|entry| fits(entry)) {
+        if !shard.at(slot).is_some_and(|entry| fits(&self.opened, entry)) {
             // Another one with its fingerprint, or one that a packet of its group added.
-            slot = shard.find_client(wanted.fingerprint, fits);
+            match shard.find_client(wanted.fingerprint, |entry| fits(&self.opened, entry)) {
+                Some(found) => slot = found,
+                None => return self.open(number, shard, wanted.fingerprint, packet, event, context),
+            }
         }
-        let Some(slot) = slot else { return self.open(number, shard, wanted, item, at, context) };
         let entry = shard.at(slot)?;
         let binding = entry.binding;
         let (longest, word) = if binding & UNBOUND == 0 {
@@ -360,24 +369,25 @@ impl ShardRun {
             let word = Word::opened(Word::FRESH, number, (binding & !UNBOUND) as usize, item.end);
             (context.ways.service(item.end)?.longest, word)
         };
-        if wanted.event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
+        if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
             return None;
         }
-        Some(word.changing(self.advance(entry, slot, Direction::Input, wanted.event, item.time, at, &context.rules)))
+        Some(word.changing(self.advance(entry, slot, Direction::Input, event, packet, &context.rules)))
     }
 
     /// Opens a connection; none if the packet does not, or not here.
+    #[inline(never)]
     fn open(
         &mut self,
         number: usize,
         shard: &mut Shard,
-        wanted: &Wanted,
-        item: &Item,
-        at: u32,
+        fingerprint: Fingerprint,
+        Packet { item, lane, number: at }: Packet<'_>,
+        event: TransportEvent,
         context: &Context<'_>,
     ) -> Option<Word> {
         let service = context.ways.service(item.end)?;
-        let may_open = match wanted.event {
+        let may_open = match event {
             TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
             _ => true,
         };
@@ -385,7 +395,7 @@ impl ShardRun {
         if !may_open || u32::from(item.len) > service.longest || place >= LONGEST_RUN {
             return None;
         }
-        let Wanted { fingerprint, client, event, .. } = *wanted;
+        let client = lane.client(item, context.ends.facts(item.end)?.family);
         let mut entry = Entry::opening(client, item.port, UNBOUND | place as u32, service.nat);
         let advance = entry.advance(Direction::Input, event, &context.rules);
         let look = entry.restart(item.time);
@@ -398,49 +408,43 @@ impl ShardRun {
         Some(Word::opened(Word::OPENS, number, place, item.end).changing(advance.active))
     }
 
-    /// Whether an entry is that of a client's packet.
     #[inline]
-    fn is_its(&self, entry: &Entry, wanted: &Wanted, item: &Item, context: &Context<'_>) -> bool {
-        let end = if entry.binding & UNBOUND == 0 {
-            context.ways.binding(entry.binding).map(|way| way.end)
-        } else {
-            self.opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end)
-        };
-        entry.client_port == item.port && end == Some(item.end) && entry.client == wanted.client
-    }
-
-    #[inline]
-    fn answer(&mut self, shard: &mut Shard, wanted: &Wanted, item: &Item, at: u32, context: &Context<'_>) -> Option<Word> {
+    fn answer(
+        &mut self,
+        shard: &mut Shard,
+        fingerprint: Fingerprint,
+        packet: Packet<'_>,
+        end: &Facts,
+        context: &Context<'_>,
+    ) -> Option<Word> {
         let fits = |entry: &Entry| {
             let way = context.ways.binding(entry.binding);
-            entry.client_port == item.port && way.is_some_and(|way| way.answers == item.end) && entry.client == wanted.client
+            way.is_some_and(|way| way.answers == packet.item.end) && packet.is_of(entry, end)
         };
-        let slot = shard.find_server(wanted.fingerprint, fits)?;
+        let slot = shard.find_server(fingerprint, fits)?;
         let entry = shard.at(slot)?;
         let binding = entry.binding;
-        if entry.expires <= item.time || !context.ways.binding(binding)?.returns {
+        if entry.expires <= packet.item.time || !context.ways.binding(binding)?.returns {
             return None;
         }
-        let active = self.advance(entry, slot, Direction::Output, wanted.event, item.time, at, &context.rules);
+        let active = self.advance(entry, slot, Direction::Output, packet.event(end), packet, &context.rules);
         Some(Word(Word::ANSWER | u64::from(binding)).changing(active))
     }
 
     /// A packet of an entry passes; returns by how much its server's active connections change.
-    #[expect(clippy::too_many_arguments, reason = "once a packet; a struct would be built for nothing")]
-    #[inline]
+    #[inline(always)]
     fn advance(
         &mut self,
         entry: &mut Entry,
         slot: u32,
         direction: Direction,
         event: TransportEvent,
-        time: Nanos,
-        at: u32,
+        packet: Packet<'_>,
         rules: &StateRules,
     ) -> i32 {
         self.journal.push(Before {
             expires: entry.expires,
-            number: at,
+            number: packet.number,
             slot,
             timeout: entry.timeout,
             state: entry.state,
@@ -448,8 +452,8 @@ impl ShardRun {
             no_output: entry.flags.no_output,
         });
         let advance = entry.advance(direction, event, rules);
-        if let Some(look) = entry.restart(time) {
-            self.timers.push((at, look, entry.id(slot)));
+        if let Some(look) = entry.restart(packet.item.time) {
+            self.timers.push((packet.number, look, entry.id(slot)));
         }
         advance.active
     }

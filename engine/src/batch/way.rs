@@ -152,6 +152,7 @@ impl Plan {
             .map(|(_, link)| Port {
                 mac: link.interface.mac,
                 mtu: link.interface.mtu,
+                longest_frame: 14 + link.interface.mtu.max(46) as usize,
                 open: link.interface.up && !link.interface.loopback && link.tags.is_empty() && !link.settings.disable_ipv6,
             })
             .collect();
@@ -189,8 +190,7 @@ impl Plan {
                 })
             })
             .collect();
-        plan.ends = Ends::new(services.iter().map(|(end, _)| *end), servers);
-        plan.ends.dont_fragment = services.iter().map(|(_, way)| way.dont_fragment).collect();
+        plan.ends = Ends::new(services.iter().map(|(end, way)| (*end, way.dont_fragment)), servers);
         plan.ways.added = plan.added(host);
         plan.ways.services = services.into_iter().map(|(_, way)| Some(way)).collect();
         (plan.ends.services == plan.ways.services.len() && plan.ends.services > 0).then_some(plan)

@@ -255,7 +255,7 @@ impl Entry {
     }
 
     /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, direction: Direction, event: TransportEvent, rules: &StateRules) -> Advance {
         let old = self.state;
         let mut side = match direction {
@@ -293,6 +293,7 @@ impl Entry {
     }
 
     /// Restarts the timer; returns when to look at it, if nobody would look in time otherwise.
+    #[inline]
     pub fn restart(&mut self, now: Nanos) -> Option<Nanos> {
         let due = now + Nanos::from_secs(self.timeout.into());
         let look = self.expires == Nanos::NEVER || due < self.expires;
@@ -325,6 +326,7 @@ pub enum TransportEvent {
 
 impl TransportEvent {
     /// Whether the packet would open a connection: a SYN, an INIT.
+    #[inline]
     pub fn opens(self) -> bool {
         match self {
             TransportEvent::Tcp(flags) => flags & 0x02 != 0,

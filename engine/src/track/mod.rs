@@ -26,7 +26,7 @@ pub use index::Fingerprint;
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
-pub use table::{ClientKey, SHARDS, Shard, Table, fingerprint_v4, shard_of, shard_of_v4};
+pub use table::{ClientHash, ClientKey, OtherHash, SHARDS, Shard, Table};
 
 use crate::config::{
     Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, TimerWheel, Tunnel, TunnelKind,

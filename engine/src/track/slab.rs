@@ -5,10 +5,12 @@ use super::connection::Entry;
 /// Entries of a block; a power of two.
 const BLOCK: usize = 256;
 
+type Block = [Entry; BLOCK];
+
 /// Entries by slot.
 #[derive(Clone, Debug, Default)]
 pub struct Slab {
-    blocks: Vec<Vec<Entry>>,
+    blocks: Vec<Box<Block>>,
     len: u32,
 }
 
@@ -21,25 +23,21 @@ impl Slab {
     /// The entry in a slot.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&Entry> {
-        self.blocks.get(slot as usize / BLOCK)?.get(slot as usize % BLOCK)
+        self.blocks.get(slot as usize / BLOCK).map(|block| &block[slot as usize % BLOCK])
     }
 
     /// The entry in a slot.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Entry> {
-        self.blocks.get_mut(slot as usize / BLOCK)?.get_mut(slot as usize % BLOCK)
+        self.blocks.get_mut(slot as usize / BLOCK).map(|block| &mut block[slot as usize % BLOCK])
     }
 
     /// Puts an entry into a new slot, and returns it.
     pub fn push(&mut self, entry: Entry) -> u32 {
         let slot = self.len;
-        match self.blocks.last_mut() {
-            Some(block) if block.len() < BLOCK => block.push(entry),
-            _ => {
-                let mut block = Vec::with_capacity(BLOCK);
-                block.push(entry);
-                self.blocks.push(block);
-            }
+        match self.get_mut(slot) {
+            Some(place) => *place = entry,
+            None => self.blocks.extend(block_of(entry)),
         }
         self.len += 1;
         slot
@@ -47,6 +45,15 @@ impl Slab {
 
     /// All entries in order of slot.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        self.blocks.iter().flatten().enumerate().map(|(slot, entry)| (slot as u32, entry))
+        self.blocks.iter().flat_map(|block| block.iter()).take(self.len()).enumerate().map(|(slot, entry)| (slot as u32, entry))
     }
+}
+
+/// A block that begins with an entry. Made on the heap: it is too large for a stack.
+#[cold]
+fn block_of(entry: Entry) -> Option<Box<Block>> {
+    let unused = Entry { used: false, ..entry };
+    let mut block: Box<Block> = vec![unused; BLOCK].into_boxed_slice().try_into().ok()?;
+    block[0] = entry;
+    Some(block)
 }

@@ -62,28 +62,63 @@ pub struct Shard {
 /// The seed is fixed: nothing that can be observed depends on the order of buckets.
 const HASHER: FixedState = FixedState::with_seed(0x6c76_7363);
 
-/// The shard of a client.
-#[inline]
-pub fn shard_of(client: IpAddr, client_port: u16) -> u8 {
-    match client {
-        IpAddr::V4(v4) => shard_of_v4(u32::from(v4), client_port),
-        IpAddr::V6(v6) => {
-            let wide = u128::from(v6);
-            shard_of_word(((wide >> 64) as u64).rotate_left(31) ^ wide as u64, client_port)
+/// What a client's address and port give to hashes: the shard of the table, and a part of every fingerprint. Packets of both
+/// directions hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientHash(u64);
+
+impl ClientHash {
+    /// Of any client.
+    #[inline]
+    pub fn of(client: IpAddr, client_port: u16) -> ClientHash {
+        match client {
+            IpAddr::V4(v4) => ClientHash::of_v4(v4.into(), client_port),
+            IpAddr::V6(v6) => ClientHash::of_v6(v6.into(), client_port),
         }
+    }
+
+    /// Of an IPv4 address.
+    #[inline]
+    pub fn of_v4(client: u32, client_port: u16) -> ClientHash {
+        ClientHash::of_word(client.into(), client_port)
+    }
+
+    /// Of an IPv6 address.
+    #[inline]
+    pub fn of_v6(client: u128, client_port: u16) -> ClientHash {
+        ClientHash::of_word(((client >> 64) as u64).rotate_left(31) ^ client as u64, client_port)
+    }
+
+    #[inline]
+    fn of_word(word: u64, client_port: u16) -> ClientHash {
+        let mixed = (word ^ u64::from(client_port) << 44).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ClientHash((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+    }
+
+    /// The client's shard.
+    #[inline]
+    pub fn shard(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
+    /// With the other end, what a connection is found by in every index.
+    #[inline]
+    pub fn with(self, other: OtherHash) -> Fingerprint {
+        // Bits that the shard does not hold, and that depend on all of the address and the port.
+        Fingerprint((self.0 >> 24) as u32 ^ other.0)
     }
 }
 
-/// The shard of a client with that IPv4 address.
-#[inline]
-pub fn shard_of_v4(client: u32, client_port: u16) -> u8 {
-    shard_of_word(client.into(), client_port)
-}
+/// What the other end of a connection gives to its fingerprint: the virtual address or the real server's, port and protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherHash(u32);
 
-#[inline]
-fn shard_of_word(word: u64, client_port: u16) -> u8 {
-    let mixed = (word ^ u64::from(client_port) << 44).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
+impl OtherHash {
+    /// Of that end.
+    #[inline]
+    pub fn of(address: IpAddr, port: u16, protocol: u8) -> OtherHash {
+        OtherHash(HASHER.hash_one((address, port, protocol)) as u32)
+    }
 }
 
 /// What a packet from a client looks for.
@@ -127,11 +162,8 @@ impl ClientKey {
     /// What it is found by in every index.
     #[inline]
     pub fn fingerprint(&self) -> Fingerprint {
-        let ports = u32::from(self.client_port) << 16 | u32::from(self.other_port);
-        match (self.client, self.other) {
-            (IpAddr::V4(client), IpAddr::V4(other)) => fingerprint_v4(client.into(), other.into(), ports, self.protocol),
-            _ => Fingerprint(HASHER.hash_one((self.client, self.other, ports, self.protocol)) as u32),
-        }
+        let other = OtherHash::of(self.other, self.other_port, self.protocol);
+        ClientHash::of(self.client, self.client_port).with(other)
     }
 
     #[inline]
@@ -152,16 +184,6 @@ impl ClientKey {
             && binding.server_address == self.other
             && binding.protocol == Protocol(self.protocol)
     }
-}
-
-/// The fingerprint between two IPv4 addresses; `ports` holds the client's above the other's. The product of two words that hold
-/// all of it, folded, as foldhash does.
-#[inline]
-pub fn fingerprint_v4(client: u32, other: u32, ports: u32, protocol: u8) -> Fingerprint {
-    let addresses = u64::from(client) << 32 | u64::from(other);
-    let rest = u64::from(ports) << 8 | u64::from(protocol);
-    let product = u128::from(addresses ^ 0x243f_6a88_85a3_08d3) * u128::from(rest ^ 0x1319_8a2e_0370_7344);
-    Fingerprint((product >> 64) as u32 ^ (product >> 32) as u32 ^ product as u32)
 }
 
 fn client_key(entry: &Entry, binding: &Binding) -> ClientKey {
@@ -199,24 +221,25 @@ impl Shard {
         self.slab.get(slot).map_or(ConnectionId::new(slot, u32::MAX), |entry| entry.id(slot))
     }
 
-    /// The first entry with that fingerprint: of a packet from a client, or an answer. It may be another one's.
+    /// The slot of the first entry with that fingerprint: of a packet from a client, or an answer. It may be another one's; a slot
+    /// that does not exist if there is none.
     #[inline]
-    pub fn candidate(&self, fingerprint: Fingerprint, answer: bool) -> Option<u32> {
-        if answer { self.by_server.find(fingerprint, |_| true) } else { self.by_client.find(fingerprint, |_| true) }
+    pub fn candidate(&self, fingerprint: Fingerprint, answer: bool) -> u32 {
+        let index = if answer { &self.by_server } else { &self.by_client };
+        index.find(fingerprint, |_| true).unwrap_or(u32::MAX)
     }
 
-    /// Looks at where searches begin, so that memory brings all of it at once instead of one by one.
+    /// Looks at where the search for a candidate begins, so that memory brings several of them at once instead of one by one.
+    /// What it returns means nothing.
     #[inline]
-    pub fn touch_index(&self, fingerprints: impl Iterator<Item = Fingerprint>, answers: bool) {
-        let index = if answers { &self.by_server } else { &self.by_client };
-        std::hint::black_box(fingerprints.fold(0, |sum, fingerprint| sum ^ index.touch(fingerprint)));
+    pub fn touch_index(&self, fingerprint: Fingerprint, answer: bool) -> u64 {
+        if answer { self.by_server.touch(fingerprint) } else { self.by_client.touch(fingerprint) }
     }
 
-    /// Looks at entries that are asked for in a moment.
+    /// Looks at an entry that is asked for in a moment. What it returns means nothing.
     #[inline]
-    pub fn touch(&self, slots: impl Iterator<Item = u32>) {
-        let ports = slots.map(|slot| self.slab.get(slot).map_or(0, |entry| entry.client_port));
-        std::hint::black_box(ports.fold(0, u16::wrapping_add));
+    pub fn touch(&self, slot: u32) -> u16 {
+        self.slab.get(slot).map_or(0, |entry| entry.client_port)
     }
 
     /// Looks at everything, when so many packets follow that most of it is needed: in order, memory is twice as fast.
@@ -361,7 +384,7 @@ impl Table {
     }
 
     fn home(&self, client: IpAddr, client_port: u16) -> &Shard {
-        &self.shards[usize::from(shard_of(client, client_port))]
+        &self.shards[usize::from(ClientHash::of(client, client_port).shard())]
     }
 
     /// The entry, if it still lives.
@@ -427,7 +450,7 @@ impl Table {
         }
         self.no_client_port += u32::from(entry.flags.no_client_port);
         self.bound += u32::from(entry.control.is_some() || entry.flags.template);
-        let shard = &mut self.shards[usize::from(shard_of(entry.client, entry.client_port))];
+        let shard = &mut self.shards[usize::from(ClientHash::of(entry.client, entry.client_port).shard())];
         let slot = shard.store(entry);
         if !entry.flags.one_packet {
             shard.index(slot, &self.bindings);
@@ -505,7 +528,7 @@ impl Table {
                 && key.is_clients(&shown, bindings.get(entry.binding))
         };
         for port in [removed.client_port, 0] {
-            let shard = &mut self.shards[usize::from(shard_of(removed.client, port))];
+            let shard = &mut self.shards[usize::from(ClientHash::of(removed.client, port).shard())];
             let found = shard.by_client.all(fingerprint).filter(|slot| shard.slab.get(*slot).is_some_and(&same));
             if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot))
                 && let Some(entry) = shard.slab.get_mut(slot)
@@ -554,7 +577,7 @@ impl Table {
     }
 
     fn has_strayed(&self, id: ConnectionId, entry: &Entry) -> bool {
-        self.shard(id).number != u32::from(shard_of(entry.client, entry.client_port))
+        self.shard(id).number != u32::from(ClientHash::of(entry.client, entry.client_port).shard())
     }
 
     /// Changes an entry's addresses or ports; it counts as the newest under its new key. It stays in its shard.

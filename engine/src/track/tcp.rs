@@ -104,6 +104,7 @@ const SECURE: [Transitions; 3] = [
 ];
 
 /// The next state. Of several flags RST counts before SYN, FIN and ACK; a segment with none of them closes.
+#[inline]
 pub fn next(state: u8, flags: u8, side: Side, secure: bool) -> u8 {
     let row = if flags & 0x04 != 0 {
         3
