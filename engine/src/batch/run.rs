@@ -13,7 +13,7 @@ use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
 use crate::track::{
-    ClientHash, ConnectionId, Direction, Entry, Fingerprint, Ipvs, Shard, StateRules, TransportEvent,
+    ClientHash, ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, Shard, StateRules, TransportEvent,
 };
 use rayon::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
@@ -145,8 +145,7 @@ struct Before {
     slot: u32,
     timeout: u32,
     state: u8,
-    inactive: bool,
-    no_output: bool,
+    flags: EntryFlags,
 }
 
 /// Where a run stands.
@@ -274,12 +273,6 @@ struct Packet<'a> {
 }
 
 impl Packet<'_> {
-    /// Whether it is its client's entry.
-    #[inline]
-    fn is_of(self, entry: &Entry, end: &Facts) -> bool {
-        entry.client_port == self.item.port && entry.client == self.lane.client(self.item, end.family)
-    }
-
     #[inline]
     fn event(self, end: &Facts) -> TransportEvent {
         if end.tcp { TransportEvent::Tcp(self.item.flags) } else { TransportEvent::Udp }
@@ -346,22 +339,23 @@ impl ShardRun {
             return self.answer(shard, wanted.fingerprint, packet, end, context);
         }
         let event = packet.event(end);
-        let fits = |opened: &[Opened], entry: &Entry| {
+        let client = packet.lane.client(item, end.family);
+        let fits = |opened: &[Opened], shard: &Shard, slot: u32, entry: &Entry| {
             let place = match entry.binding & UNBOUND {
                 0 => context.ways.binding(entry.binding).map(|way| way.end),
                 _ => opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end),
             };
-            place == Some(item.end) && entry.is_found() && packet.is_of(entry, end)
+            place == Some(item.end) && entry.is_found() && shard.has_client(slot, entry, client, item.port)
         };
         let mut slot = wanted.candidate;
-        if !shard.at(slot).is_some_and(|entry| fits(&self.opened, entry)) {
+        if !shard.entry(slot).is_some_and(|entry| fits(&self.opened, shard, slot, entry)) {
             // Another one with its fingerprint, or one that a packet of its group added.
-            match shard.find_client(wanted.fingerprint, |entry| fits(&self.opened, entry)) {
+            match shard.find_client(wanted.fingerprint, |slot, entry| fits(&self.opened, shard, slot, entry)) {
                 Some(found) => slot = found,
                 None => return self.open(number, shard, wanted.fingerprint, packet, event, context),
             }
         }
-        let entry = shard.at(slot)?;
+        let entry = shard.entry(slot)?;
         let binding = entry.binding;
         let (longest, word) = if binding & UNBOUND == 0 {
             (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding)))
@@ -372,7 +366,7 @@ impl ShardRun {
         if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
             return None;
         }
-        Some(word.changing(self.advance(entry, slot, Direction::Input, event, packet, &context.rules)))
+        Some(word.changing(self.advance(shard, slot, Direction::Input, event, packet, &context.rules)))
     }
 
     /// Opens a connection; none if the packet does not, or not here.
@@ -396,10 +390,10 @@ impl ShardRun {
             return None;
         }
         let client = lane.client(item, context.ends.facts(item.end)?.family);
-        let mut entry = Entry::opening(client, item.port, UNBOUND | place as u32, service.nat);
+        let mut entry = Entry::opening(item.port, UNBOUND | place as u32, service.nat);
         let advance = entry.advance(Direction::Input, event, &context.rules);
         let look = entry.restart(item.time);
-        let slot = shard.add(fingerprint, entry);
+        let slot = shard.add(fingerprint, client, entry);
         let (end, time) = (item.end, item.time);
         self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end });
         if let Some(look) = look {
@@ -417,17 +411,18 @@ impl ShardRun {
         end: &Facts,
         context: &Context<'_>,
     ) -> Option<Word> {
-        let fits = |entry: &Entry| {
+        let client = packet.lane.client(packet.item, end.family);
+        let fits = |slot, entry: &Entry| {
             let way = context.ways.binding(entry.binding);
-            way.is_some_and(|way| way.answers == packet.item.end) && packet.is_of(entry, end)
+            way.is_some_and(|way| way.answers == packet.item.end) && shard.has_client(slot, entry, client, packet.item.port)
         };
         let slot = shard.find_server(fingerprint, fits)?;
-        let entry = shard.at(slot)?;
+        let entry = shard.entry(slot)?;
         let binding = entry.binding;
         if entry.expires <= packet.item.time || !context.ways.binding(binding)?.returns {
             return None;
         }
-        let active = self.advance(entry, slot, Direction::Output, packet.event(end), packet, &context.rules);
+        let active = self.advance(shard, slot, Direction::Output, packet.event(end), packet, &context.rules);
         Some(Word(Word::ANSWER | u64::from(binding)).changing(active))
     }
 
@@ -435,25 +430,25 @@ impl ShardRun {
     #[inline(always)]
     fn advance(
         &mut self,
-        entry: &mut Entry,
+        shard: &mut Shard,
         slot: u32,
         direction: Direction,
         event: TransportEvent,
         packet: Packet<'_>,
         rules: &StateRules,
     ) -> i32 {
+        let Some(entry) = shard.at(slot) else { return 0 };
         self.journal.push(Before {
             expires: entry.expires,
             number: packet.number,
             slot,
             timeout: entry.timeout,
             state: entry.state,
-            inactive: entry.flags.inactive,
-            no_output: entry.flags.no_output,
+            flags: entry.flags,
         });
         let advance = entry.advance(direction, event, rules);
         if let Some(look) = entry.restart(packet.item.time) {
-            self.timers.push((packet.number, look, entry.id(slot)));
+            self.timers.push((packet.number, look, shard.id(slot)));
         }
         advance.active
     }
@@ -463,8 +458,7 @@ impl ShardRun {
         while let Some(before) = self.journal.pop_if(|before| before.number >= done) {
             if let Some(entry) = shard.at(before.slot) {
                 entry.state = before.state;
-                entry.flags.inactive = before.inactive;
-                entry.flags.no_output = before.no_output;
+                entry.flags = before.flags;
                 entry.timeout = before.timeout;
                 entry.expires = before.expires;
             }
@@ -516,8 +510,11 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
             if ipvs.scheduler_looks_at_packets(service.number)
                 && let Some(opened) = opened()
             {
-                let entry = ipvs.shards_mut().0.get_mut(shard).and_then(|shard| shard.at(opened.slot));
-                client = entry.map(|entry| (entry.client, entry.client_port, opened.time));
+                let shard = ipvs.shards_mut().0.get(shard);
+                client = shard.and_then(|shard| {
+                    let entry = shard.entry(opened.slot)?;
+                    Some((shard.client(opened.slot, entry), entry.client_port, opened.time))
+                });
             }
             let Some(server) = choose(ipvs, context, draws, &counts, word.end(), client) else { continue };
             word = Word(Word::OPENS | u64::from(context.ways.binding_of(server)));

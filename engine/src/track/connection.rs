@@ -88,34 +88,88 @@ pub struct Connection {
     pub expires: Nanos,
 }
 
-/// What the table keeps of a connection: all that is its own. The rest is its [`Binding`]. It fills one line of a processor's
-/// cache, because with many connections that is what a packet costs.
+bitflags::bitflags! {
+    /// [`Flags`] and more, as the table keeps them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct EntryFlags: u16 {
+        /// [`Flags::template`]
+        const TEMPLATE = 1;
+        /// [`Flags::inactive`]
+        const INACTIVE = 1 << 1;
+        /// [`Flags::no_output`]
+        const NO_OUTPUT = 1 << 2;
+        /// [`Flags::no_client_port`]
+        const NO_CLIENT_PORT = 1 << 3;
+        /// [`Flags::one_packet`]
+        const ONE_PACKET = 1 << 4;
+        /// [`Flags::hidden`]
+        const HIDDEN = 1 << 5;
+        /// [`Flags::covers`]
+        const COVERS = 1 << 6;
+        /// [`Flags::detached`]
+        const DETACHED = 1 << 7;
+        /// [`Flags::by_data`]
+        const BY_DATA = 1 << 8;
+        /// [`Flags::bypass`]
+        const BYPASS = 1 << 9;
+        /// Another entry controls it; the table knows which.
+        const CONTROLLED = 1 << 10;
+        /// Its client's address is an IPv6 one; its shard knows which.
+        const WIDE = 1 << 11;
+        /// Its slot is in use.
+        const USED = 1 << 12;
+    }
+}
+
+impl EntryFlags {
+    fn of(flags: Flags) -> EntryFlags {
+        let Flags { template, inactive, no_output, no_client_port, one_packet, hidden, covers, detached, by_data, bypass } = flags;
+        let all = [template, inactive, no_output, no_client_port, one_packet, hidden, covers, detached, by_data, bypass];
+        EntryFlags::from_bits_truncate(all.iter().enumerate().map(|(bit, set)| u16::from(*set) << bit).sum())
+    }
+
+    fn flags(self) -> Flags {
+        Flags {
+            template: self.contains(EntryFlags::TEMPLATE),
+            inactive: self.contains(EntryFlags::INACTIVE),
+            no_output: self.contains(EntryFlags::NO_OUTPUT),
+            no_client_port: self.contains(EntryFlags::NO_CLIENT_PORT),
+            one_packet: self.contains(EntryFlags::ONE_PACKET),
+            hidden: self.contains(EntryFlags::HIDDEN),
+            covers: self.contains(EntryFlags::COVERS),
+            detached: self.contains(EntryFlags::DETACHED),
+            by_data: self.contains(EntryFlags::BY_DATA),
+            bypass: self.contains(EntryFlags::BYPASS),
+        }
+    }
+}
+
+/// What the table keeps of a connection: all that is its own, and nearly always there. The rest is its [`Binding`], and with the
+/// table. It fills half a line of a processor's cache, because with many connections that is what a packet costs.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(align(32))]
 pub struct Entry {
-    /// Client address; masked in a template.
-    pub client: IpAddr,
-    /// Client port, host order.
-    pub client_port: u16,
-    /// Protocol state, by the protocol's own numbers.
-    pub state: u8,
-    /// Flags.
-    pub flags: Flags,
+    /// When it ends without another packet.
+    pub expires: Nanos,
+    /// The client's IPv4 address, masked in a template; 0 if it is an IPv6 address.
+    pub(super) client: u32,
     /// The number of its binding.
     pub binding: u32,
     /// Seconds that it lives after a packet.
     pub timeout: u32,
-    /// When it ends without another packet.
-    pub expires: Nanos,
-    /// The entry that controls this one: a template, or an FTP control connection.
-    pub control: Option<ConnectionId>,
-    pub(super) generation: u32,
     /// Grows with each entry of its shard.
     pub(super) born: u32,
-    pub(super) used: bool,
+    /// Client port, host order.
+    pub client_port: u16,
+    /// Flags.
+    pub flags: EntryFlags,
+    /// Protocol state, by the protocol's own numbers.
+    pub state: u8,
+    /// How often its slot was used before (mod 2^24, the least significant byte first).
+    pub(super) generation: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Entry>() == 64);
+const _: () = assert!(size_of::<Entry>() == 32);
 
 /// How states follow each other, and how long they last.
 #[derive(Clone, Copy, Debug)]
@@ -181,28 +235,30 @@ impl Connection {
         }
     }
 
-    /// What is its own, with the number of its binding.
+    /// What is its own, with the number of its binding; but for the client's address, which the shard puts in.
     pub(super) fn entry(&self, binding: u32) -> Entry {
-        let Connection { client, client_port, state, flags, timeout, expires, control, .. } = *self;
-        Entry { client, client_port, state, flags, binding, timeout, expires, control, generation: 0, born: 0, used: true }
+        let mut flags = EntryFlags::of(self.flags);
+        flags.set(EntryFlags::CONTROLLED, self.control.is_some());
+        let Connection { client_port, state, timeout, expires, .. } = *self;
+        Entry { expires, client: 0, binding, timeout, born: 0, client_port, flags, state, generation: [0; 3] }
     }
 
-    /// The whole of an entry and its binding.
-    pub(super) fn whole(entry: &Entry, binding: &Binding) -> Connection {
+    /// The whole of an entry with its binding, its client's address and what controls it.
+    pub(super) fn whole(entry: &Entry, binding: &Binding, client: IpAddr, control: Option<ConnectionId>) -> Connection {
         Connection {
             protocol: binding.protocol,
             state: entry.state,
-            flags: entry.flags,
+            flags: entry.flags.flags(),
             client_port: entry.client_port,
             virtual_port: binding.virtual_port,
             server_port: binding.server_port,
-            client: entry.client,
+            client,
             virtual_address: binding.virtual_address,
             server_address: binding.server_address,
             method: binding.method,
             service: binding.service,
             server: binding.server,
-            control: entry.control,
+            control,
             timeout: entry.timeout,
             expires: entry.expires,
         }
@@ -225,33 +281,18 @@ impl Connection {
 }
 
 impl Entry {
-    /// A connection that is being opened; its binding is known once it has a server.
-    pub fn opening(client: IpAddr, client_port: u16, binding: u32, nat: bool) -> Entry {
-        Entry {
-            client,
-            client_port,
-            state: 0,
-            flags: Flags { inactive: true, no_output: !nat, ..Flags::default() },
-            binding,
-            timeout: NEW_TIMEOUT,
-            expires: Nanos::NEVER,
-            control: None,
-            generation: 0,
-            born: 0,
-            used: true,
-        }
-    }
-
-    /// Its id, in that slot.
-    #[inline]
-    pub fn id(&self, slot: u32) -> ConnectionId {
-        ConnectionId::new(slot, self.generation)
+    /// A connection that is being opened; its binding is known once it has a server. The client's address is put in by its shard.
+    pub fn opening(client_port: u16, binding: u32, nat: bool) -> Entry {
+        let mut flags = EntryFlags::INACTIVE;
+        flags.set(EntryFlags::NO_OUTPUT, !nat);
+        let (expires, timeout) = (Nanos::NEVER, NEW_TIMEOUT);
+        Entry { expires, client: 0, binding, timeout, born: 0, client_port, flags, state: 0, generation: [0; 3] }
     }
 
     /// Whether packets of clients find it: not a template, not hidden, its client's port known.
     #[inline]
     pub fn is_found(&self) -> bool {
-        !(self.flags.hidden | self.flags.no_client_port | self.flags.template)
+        !self.flags.intersects(EntryFlags::HIDDEN.union(EntryFlags::NO_CLIENT_PORT).union(EntryFlags::TEMPLATE))
     }
 
     /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
@@ -262,8 +303,8 @@ impl Entry {
             Direction::Input => Side::Input,
             Direction::Output => Side::Output,
         };
-        if matches!(event, TransportEvent::Tcp(_) | TransportEvent::Sctp(_)) && self.flags.no_output {
-            if direction == Direction::Output { self.flags.no_output = false } else { side = Side::InputOnly }
+        if matches!(event, TransportEvent::Tcp(_) | TransportEvent::Sctp(_)) && self.flags.contains(EntryFlags::NO_OUTPUT) {
+            if direction == Direction::Output { self.flags.remove(EntryFlags::NO_OUTPUT) } else { side = Side::InputOnly }
         }
         let (new, timeout, active, established) = match event {
             TransportEvent::Tcp(flags) => {
@@ -283,8 +324,11 @@ impl Entry {
         };
         let mut change = 0;
         // Past all servers nobody counts.
-        if new != old && !self.flags.bypass && self.flags.inactive == active {
-            self.flags.inactive = !active;
+        if new != old
+            && !self.flags.contains(EntryFlags::BYPASS)
+            && self.flags.contains(EntryFlags::INACTIVE) == active
+        {
+            self.flags.set(EntryFlags::INACTIVE, !active);
             change = if active { 1 } else { -1 };
         }
         self.state = new;

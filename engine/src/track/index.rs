@@ -15,8 +15,9 @@ pub struct Index {
     len: usize,
 }
 
-/// As many cells as a line of a processor's cache holds, twice.
-const FEWEST: usize = 16;
+/// As many cells as a line of a processor's cache holds.
+const LINE: usize = 8;
+const FEWEST: usize = 2 * LINE;
 
 fn cell(fingerprint: Fingerprint, slot: u32) -> u64 {
     u64::from(fingerprint.0) << 32 | (u64::from(slot) + 1)
@@ -35,9 +36,10 @@ impl Index {
         self.cells.get(self.home(fingerprint.0)).copied().unwrap_or(0)
     }
 
-    /// Looks at all cells.
-    pub fn touch_all(&self) -> u64 {
-        self.cells.iter().step_by(8).fold(0, |sum, cell| sum ^ cell)
+    /// Looks at all cells, if so many searches need most of the lines that they stand in.
+    pub fn touch_all(&self, searches: usize) -> u64 {
+        let lines = self.cells.len() / LINE;
+        if searches < lines / 2 { 0 } else { self.cells.iter().step_by(LINE).fold(0, |sum, cell| sum ^ cell) }
     }
 
     /// The first slot with a fingerprint that fits.

@@ -21,7 +21,7 @@ mod timer;
 
 pub use binding::{Binding, Bindings};
 pub use command::CommandError;
-pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, Flags, StateRules, TransportEvent};
+pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, EntryFlags, Flags, StateRules, TransportEvent};
 pub use index::Fingerprint;
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
@@ -268,7 +268,7 @@ impl Ipvs {
         let rules = self.state_rules();
         let Some(entry) = self.table.get_mut(id) else { return };
         let Advance { active, assured } = entry.advance(direction, event, &rules);
-        let (binding, control) = (entry.binding, entry.control);
+        let binding = entry.binding;
         if active != 0
             && let Some(server) = self.table.bindings().get(binding).server
         {
@@ -276,7 +276,7 @@ impl Ipvs {
             server.active = server.active.saturating_add_signed(active);
         }
         if assured {
-            self.assure(control);
+            self.assure(self.table.control_of(id));
         }
     }
 
@@ -317,7 +317,7 @@ impl Ipvs {
 
     fn assure(&mut self, template: Option<ConnectionId>) {
         if let Some(template) = template.and_then(|template| self.table.get_mut(template))
-            && template.flags.template
+            && template.flags.contains(EntryFlags::TEMPLATE)
         {
             template.state = 1;
         }
@@ -326,11 +326,11 @@ impl Ipvs {
     /// Restarts an entry's timer; a one-packet entry ends here.
     pub fn touch(&mut self, id: ConnectionId, now: Nanos) {
         let Some(connection) = self.table.get_mut(id) else { return };
-        if connection.flags.one_packet {
+        if connection.flags.contains(EntryFlags::ONE_PACKET) {
             self.remove(id);
             return;
         }
-        if connection.flags.hidden {
+        if connection.flags.contains(EntryFlags::HIDDEN) {
             return;
         }
         if let Some(look) = connection.restart(now) {

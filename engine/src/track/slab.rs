@@ -1,9 +1,11 @@
 //! Where entries lie: in blocks that never move, so that a table that grows copies nothing and wastes less than a block.
 
-use super::connection::Entry;
+use super::connection::{Entry, EntryFlags};
 
 /// Entries of a block; a power of two.
 const BLOCK: usize = 256;
+/// Entries in a line of a processor's cache.
+const LINE: usize = 64 / size_of::<Entry>();
 
 type Block = [Entry; BLOCK];
 
@@ -43,6 +45,15 @@ impl Slab {
         slot
     }
 
+    /// Looks at all entries, if so many packets need most of the lines of a processor's cache that they stand in.
+    pub fn touch_all(&self, packets: usize) -> u16 {
+        if packets < self.len() / LINE / 2 {
+            return 0;
+        }
+        let lines = self.blocks.iter().flat_map(|block| block.iter().step_by(LINE));
+        lines.fold(0, |sum, entry| sum ^ entry.client_port)
+    }
+
     /// All entries in order of slot.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
         self.blocks.iter().flat_map(|block| block.iter()).take(self.len()).enumerate().map(|(slot, entry)| (slot as u32, entry))
@@ -52,7 +63,7 @@ impl Slab {
 /// A block that begins with an entry. Made on the heap: it is too large for a stack.
 #[cold]
 fn block_of(entry: Entry) -> Option<Box<Block>> {
-    let unused = Entry { used: false, ..entry };
+    let unused = Entry { flags: EntryFlags::empty(), ..entry };
     let mut block: Box<Block> = vec![unused; BLOCK].into_boxed_slice().try_into().ok()?;
     block[0] = entry;
     Some(block)

@@ -4,7 +4,7 @@
 //! at once, each by one thread, and a shard fits into a core's own cache. Nothing that can be observed depends on the shards.
 
 use super::binding::{Binding, Bindings};
-use super::connection::{Connection, ConnectionId, Entry};
+use super::connection::{Connection, ConnectionId, Entry, EntryFlags, Flags};
 use super::index::{Fingerprint, Index};
 use super::slab::Slab;
 use crate::config::{ForwardingMethod, Protocol};
@@ -12,7 +12,7 @@ use crate::packet::FlowKey;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How many shards there are. A million connections make shards of about half a megabyte.
 pub const SHARDS: usize = 256;
@@ -25,6 +25,8 @@ const SHARD_SHIFT: u32 = 24;
 pub struct Table {
     shards: Vec<Shard>,
     bindings: Bindings,
+    /// Which entry controls each of those that one controls.
+    controls: HashMap<ConnectionId, ConnectionId, FixedState>,
     /// How many entries each entry controls, of those that control any.
     controlled: HashMap<ConnectionId, u32, FixedState>,
     /// Entries whose client port is not known yet, anywhere in the table.
@@ -38,7 +40,15 @@ pub struct Table {
 impl Default for Table {
     fn default() -> Table {
         let shards = (0..SHARDS).map(|number| Shard { number: number as u32, ..Shard::default() }).collect();
-        Table { shards, bindings: Bindings::default(), controlled: HashMap::default(), no_client_port: 0, strayed: 0, bound: 0 }
+        Table {
+            shards,
+            bindings: Bindings::default(),
+            controls: HashMap::default(),
+            controlled: HashMap::default(),
+            no_client_port: 0,
+            strayed: 0,
+            bound: 0,
+        }
     }
 }
 
@@ -47,6 +57,8 @@ impl Default for Table {
 pub struct Shard {
     number: u32,
     slab: Slab,
+    /// IPv6 clients by slot; as long as is needed.
+    wide: Vec<Ipv6Addr>,
     free: Vec<u32>,
     /// By client and virtual address and port; templates too.
     by_client: Index,
@@ -166,50 +178,34 @@ impl ClientKey {
         ClientHash::of(self.client, self.client_port).with(other)
     }
 
-    #[inline]
-    fn is_clients(&self, entry: &Entry, binding: &Binding) -> bool {
-        entry.client_port == self.client_port
-            && entry.client == self.client
-            && !entry.flags.hidden
-            && binding.virtual_port == self.other_port
-            && binding.virtual_address == self.other
-            && binding.protocol == Protocol(self.protocol)
+    /// The key under which packets of its client find a connection.
+    fn of_client(connection: &Connection) -> ClientKey {
+        ClientKey {
+            protocol: connection.protocol.0,
+            client: connection.client,
+            client_port: connection.client_port,
+            other: connection.virtual_address,
+            other_port: connection.virtual_port,
+        }
     }
-
-    #[inline]
-    fn is_servers(&self, entry: &Entry, binding: &Binding) -> bool {
-        entry.client_port == self.client_port
-            && entry.client == self.client
-            && binding.server_port == self.other_port
-            && binding.server_address == self.other
-            && binding.protocol == Protocol(self.protocol)
-    }
-}
-
-fn client_key(entry: &Entry, binding: &Binding) -> ClientKey {
-    ClientKey {
-        protocol: binding.protocol.0,
-        client: entry.client,
-        client_port: entry.client_port,
-        other: binding.virtual_address,
-        other_port: binding.virtual_port,
-    }
-}
-
-fn server_key(entry: &Entry, binding: &Binding) -> ClientKey {
-    ClientKey { other: binding.server_address, other_port: binding.server_port, ..client_key(entry, binding) }
 }
 
 impl Shard {
     fn get(&self, id: ConnectionId) -> Option<&Entry> {
-        self.slab.get(id.slot()).filter(|entry| entry.used && entry.generation == id.generation)
+        self.slab.get(id.slot()).filter(|entry| is_used(entry) && entry.generation == generation_of(id))
     }
 
     fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Entry> {
-        self.slab.get_mut(id.slot()).filter(|entry| entry.used && entry.generation == id.generation)
+        self.slab.get_mut(id.slot()).filter(|entry| is_used(entry) && entry.generation == generation_of(id))
     }
 
     /// The entry in a slot that a lookup of this shard gave.
+    #[inline]
+    pub fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.slab.get(slot)
+    }
+
+    /// The same, to change.
     #[inline]
     pub fn at(&mut self, slot: u32) -> Option<&mut Entry> {
         self.slab.get_mut(slot)
@@ -218,7 +214,60 @@ impl Shard {
     /// The id of the entry in a slot.
     #[inline]
     pub fn id(&self, slot: u32) -> ConnectionId {
-        self.slab.get(slot).map_or(ConnectionId::new(slot, u32::MAX), |entry| entry.id(slot))
+        self.slab.get(slot).map_or(ConnectionId::new(slot, u32::MAX), |entry| self.id_of(slot, entry))
+    }
+
+    fn id_of(&self, slot: u32, entry: &Entry) -> ConnectionId {
+        let [low, middle, high] = entry.generation;
+        ConnectionId::new(slot, self.number << SHARD_SHIFT | u32::from_le_bytes([low, middle, high, 0]))
+    }
+
+    /// The client of the entry in a slot.
+    #[inline]
+    pub fn client(&self, slot: u32, entry: &Entry) -> IpAddr {
+        if entry.flags.contains(EntryFlags::WIDE) {
+            self.wide.get(slot as usize).copied().unwrap_or(Ipv6Addr::UNSPECIFIED).into()
+        } else {
+            Ipv4Addr::from(entry.client).into()
+        }
+    }
+
+    /// Whether the entry in a slot has that client.
+    #[inline]
+    pub fn has_client(&self, slot: u32, entry: &Entry, client: IpAddr, client_port: u16) -> bool {
+        entry.client_port == client_port && self.client(slot, entry) == client
+    }
+
+    /// Whether a packet from a client looks for the entry in a slot, hidden or not.
+    #[inline]
+    fn is_clients(&self, slot: u32, entry: &Entry, binding: &Binding, key: &ClientKey) -> bool {
+        self.has_client(slot, entry, key.client, key.client_port)
+            && binding.virtual_port == key.other_port
+            && binding.virtual_address == key.other
+            && binding.protocol == Protocol(key.protocol)
+    }
+
+    /// Whether a packet from a real server looks for the entry in a slot.
+    #[inline]
+    fn is_servers(&self, slot: u32, entry: &Entry, binding: &Binding, key: &ClientKey) -> bool {
+        self.has_client(slot, entry, key.client, key.client_port)
+            && binding.server_port == key.other_port
+            && binding.server_address == key.other
+            && binding.protocol == Protocol(key.protocol)
+    }
+
+    fn client_key(&self, slot: u32, entry: &Entry, binding: &Binding) -> ClientKey {
+        ClientKey {
+            protocol: binding.protocol.0,
+            client: self.client(slot, entry),
+            client_port: entry.client_port,
+            other: binding.virtual_address,
+            other_port: binding.virtual_port,
+        }
+    }
+
+    fn server_key(&self, slot: u32, entry: &Entry, binding: &Binding) -> ClientKey {
+        ClientKey { other: binding.server_address, other_port: binding.server_port, ..self.client_key(slot, entry, binding) }
     }
 
     /// The slot of the first entry with that fingerprint: of a packet from a client, or an answer. It may be another one's; a slot
@@ -242,24 +291,21 @@ impl Shard {
         self.slab.get(slot).map_or(0, |entry| entry.client_port)
     }
 
-    /// Looks at everything, when so many packets follow that most of it is needed: in order, memory is twice as fast.
+    /// Looks at everything that so many packets need most of: in order, memory is several times as fast.
     pub fn touch_all(&self, packets: usize) {
-        if packets >= self.slab.len() / 2 {
-            let ports = self.slab.iter().fold(0, |sum: u16, (_, entry)| sum.wrapping_add(entry.client_port));
-            std::hint::black_box((ports, self.by_client.touch_all()));
-        }
+        std::hint::black_box((self.by_client.touch_all(packets), self.by_server.touch_all(packets), self.slab.touch_all(packets)));
     }
 
     /// The entry of a packet from a client, its port known. `fits` sees those with the fingerprint.
     #[inline]
-    pub fn find_client(&self, fingerprint: Fingerprint, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
-        self.by_client.find(fingerprint, |slot| self.slab.get(slot).is_some_and(&fits))
+    pub fn find_client(&self, fingerprint: Fingerprint, fits: impl Fn(u32, &Entry) -> bool) -> Option<u32> {
+        self.by_client.find(fingerprint, |slot| self.slab.get(slot).is_some_and(|entry| fits(slot, entry)))
     }
 
     /// The translated entry of a packet from a real server; the newest one, should there be several.
     #[inline]
-    pub fn find_server(&self, fingerprint: Fingerprint, fits: impl Fn(&Entry) -> bool) -> Option<u32> {
-        let fits = |slot: u32| self.slab.get(slot).is_some_and(&fits);
+    pub fn find_server(&self, fingerprint: Fingerprint, fits: impl Fn(u32, &Entry) -> bool) -> Option<u32> {
+        let fits = |slot: u32| self.slab.get(slot).is_some_and(|entry| fits(slot, entry));
         if self.ambiguous {
             return self.by_server.all(fingerprint).filter(|slot| fits(*slot)).max_by_key(|slot| self.age_order(*slot));
         }
@@ -274,32 +320,51 @@ impl Shard {
 
     /// Puts an entry into a free slot, without indices.
     #[inline]
-    fn store(&mut self, mut entry: Entry) -> u32 {
-        entry.used = true;
+    fn store(&mut self, client: IpAddr, mut entry: Entry) -> u32 {
+        entry.flags.insert(EntryFlags::USED);
         entry.born = self.born;
         self.born = self.born.wrapping_add(1);
-        entry.generation = self.number << SHARD_SHIFT;
-        if let Some(slot) = self.free.pop()
-            && let Some(place) = self.slab.get_mut(slot)
-        {
-            entry.generation |= place.generation.wrapping_add(1) & ((1 << SHARD_SHIFT) - 1);
-            *place = entry;
-            return slot;
+        let slot = match self.free.pop().and_then(|slot| Some((slot, self.slab.get_mut(slot)?))) {
+            Some((slot, place)) => {
+                let [low, middle, high] = place.generation;
+                let [low, middle, high, _] = (u32::from_le_bytes([low, middle, high, 0]) + 1).to_le_bytes();
+                entry.generation = [low, middle, high];
+                *place = entry;
+                slot
+            }
+            None => self.slab.push(entry),
+        };
+        self.set_client(slot, client);
+        slot
+    }
+
+    #[inline]
+    fn set_client(&mut self, slot: u32, client: IpAddr) {
+        let Some(entry) = self.slab.get_mut(slot) else { return };
+        entry.flags.set(EntryFlags::WIDE, client.is_ipv6());
+        match client {
+            IpAddr::V4(v4) => entry.client = v4.into(),
+            IpAddr::V6(v6) => {
+                if self.wide.len() <= slot as usize {
+                    self.wide.resize(slot as usize + 1, Ipv6Addr::UNSPECIFIED);
+                }
+                self.wide[slot as usize] = v6;
+            }
         }
-        self.slab.push(entry)
     }
 
     /// Puts an entry in that no other one has the key of, and that is no template; what [`Shard::find_client`] finds.
     #[inline]
-    pub fn add(&mut self, fingerprint: Fingerprint, entry: Entry) -> u32 {
-        let slot = self.store(entry);
+    pub fn add(&mut self, fingerprint: Fingerprint, client: IpAddr, entry: Entry) -> u32 {
+        let slot = self.store(client, entry);
         self.by_client.insert(fingerprint, slot);
         slot
     }
 
     fn index(&mut self, slot: u32, bindings: &Bindings) {
         let Some(entry) = self.slab.get(slot) else { return };
-        self.by_client.insert(client_key(entry, bindings.get(entry.binding)).fingerprint(), slot);
+        let key = self.client_key(slot, entry, bindings.get(entry.binding));
+        self.by_client.insert(key.fingerprint(), slot);
         self.index_server(slot, bindings);
     }
 
@@ -307,11 +372,11 @@ impl Shard {
     pub fn index_server(&mut self, slot: u32, bindings: &Bindings) {
         let Some(entry) = self.slab.get(slot) else { return };
         let binding = bindings.get(entry.binding);
-        if binding.method == ForwardingMethod::Nat && !entry.flags.template {
-            let key = server_key(entry, binding);
+        if is_translated(entry, binding) {
+            let key = self.server_key(slot, entry, binding);
             let fingerprint = key.fingerprint();
             if !self.ambiguous {
-                let same = |entry: &Entry| key.is_servers(entry, bindings.get(entry.binding));
+                let same = |slot: u32, entry: &Entry| self.is_servers(slot, entry, bindings.get(entry.binding), &key);
                 self.ambiguous = self.find_server(fingerprint, same).is_some();
             }
             self.by_server.insert(fingerprint, slot);
@@ -321,9 +386,9 @@ impl Shard {
     fn unindex(&mut self, slot: u32, bindings: &Bindings) {
         let Some(entry) = self.slab.get(slot) else { return };
         let binding = bindings.get(entry.binding);
-        self.by_client.remove(client_key(entry, binding).fingerprint(), slot);
-        if binding.method == ForwardingMethod::Nat && !entry.flags.template {
-            self.by_server.remove(server_key(entry, binding).fingerprint(), slot);
+        self.by_client.remove(self.client_key(slot, entry, binding).fingerprint(), slot);
+        if is_translated(entry, binding) {
+            self.by_server.remove(self.server_key(slot, entry, binding).fingerprint(), slot);
         }
     }
 
@@ -335,10 +400,24 @@ impl Shard {
 
     fn release(&mut self, slot: u32) {
         if let Some(entry) = self.slab.get_mut(slot) {
-            entry.used = false;
+            entry.flags.remove(EntryFlags::USED);
             self.free.push(slot);
         }
     }
+}
+
+fn is_used(entry: &Entry) -> bool {
+    entry.flags.contains(EntryFlags::USED)
+}
+
+/// Whether answers find it by its server.
+fn is_translated(entry: &Entry, binding: &Binding) -> bool {
+    binding.method == ForwardingMethod::Nat && !entry.flags.contains(EntryFlags::TEMPLATE)
+}
+
+fn generation_of(id: ConnectionId) -> [u8; 3] {
+    let [low, middle, high, _] = id.generation.to_le_bytes();
+    [low, middle, high]
 }
 
 impl Table {
@@ -389,7 +468,7 @@ impl Table {
 
     /// The entry, if it still lives.
     pub fn get(&self, id: ConnectionId) -> Option<Connection> {
-        self.shard(id).get(id).map(|entry| self.whole(entry))
+        self.shard(id).get(id).map(|entry| self.whole(id, entry))
     }
 
     /// The entry's own part, if it still lives. Addresses, ports and the binding must not be changed here.
@@ -397,8 +476,15 @@ impl Table {
         self.shard_mut(id).get_mut(id)
     }
 
-    fn whole(&self, entry: &Entry) -> Connection {
-        Connection::whole(entry, self.bindings.get(entry.binding))
+    fn whole(&self, id: ConnectionId, entry: &Entry) -> Connection {
+        let client = self.shard(id).client(id.slot(), entry);
+        let control = if entry.flags.contains(EntryFlags::CONTROLLED) { self.control_of(id) } else { None };
+        Connection::whole(entry, self.bindings.get(entry.binding), client, control)
+    }
+
+    /// The entry that controls that one.
+    pub fn control_of(&self, id: ConnectionId) -> Option<ConnectionId> {
+        self.controls.get(&id).copied()
     }
 
     /// How many entries that one controls.
@@ -423,14 +509,19 @@ impl Table {
 
     /// All entries.
     pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, Connection)> {
-        let entries = self.shards.iter().flat_map(|shard| shard.slab.iter()).filter(|(_, entry)| entry.used);
-        entries.map(|(slot, entry)| (ConnectionId::new(slot, entry.generation), self.whole(entry)))
+        self.shards.iter().flat_map(move |shard| {
+            let entries = shard.slab.iter().filter(|(_, entry)| is_used(entry));
+            entries.map(move |(slot, entry)| {
+                let id = shard.id_of(slot, entry);
+                (id, self.whole(id, entry))
+            })
+        })
     }
 
     /// The number of a binding; when there are very many, those without entries are forgotten.
     fn binding_number(&mut self, binding: Binding) -> u32 {
         if self.bindings.are_too_many() {
-            let entries = self.shards.iter().flat_map(|shard| shard.slab.iter()).filter(|(_, entry)| entry.used);
+            let entries = self.shards.iter().flat_map(|shard| shard.slab.iter()).filter(|(_, entry)| is_used(entry));
             self.bindings.keep(entries.map(|(_, entry)| entry.binding));
         }
         self.bindings.number(binding)
@@ -440,40 +531,47 @@ impl Table {
     pub fn insert(&mut self, connection: &Connection) -> ConnectionId {
         let binding = self.binding_number(connection.binding());
         let mut entry = connection.entry(binding);
-        if !entry.flags.one_packet
-            && !entry.flags.by_data
-            && let Some(older) = self.find_same(&entry)
+        let Flags { one_packet, by_data, no_client_port, template, .. } = connection.flags;
+        if !one_packet
+            && !by_data
+            && let Some(older) = self.find_same(connection)
             && let Some(older) = self.get_mut(older)
         {
-            older.flags.hidden = true;
-            entry.flags.covers = true;
+            older.flags.insert(EntryFlags::HIDDEN);
+            entry.flags.insert(EntryFlags::COVERS);
         }
-        self.no_client_port += u32::from(entry.flags.no_client_port);
-        self.bound += u32::from(entry.control.is_some() || entry.flags.template);
-        let shard = &mut self.shards[usize::from(ClientHash::of(entry.client, entry.client_port).shard())];
-        let slot = shard.store(entry);
-        if !entry.flags.one_packet {
+        self.no_client_port += u32::from(no_client_port);
+        self.bound += u32::from(connection.control.is_some() || template);
+        let shard = &mut self.shards[usize::from(ClientHash::of(connection.client, connection.client_port).shard())];
+        let slot = shard.store(connection.client, entry);
+        if !one_packet {
             shard.index(slot, &self.bindings);
         }
-        shard.id(slot)
+        let id = shard.id(slot);
+        if let Some(control) = connection.control {
+            self.controls.insert(id, control);
+        }
+        id
     }
 
     /// The entry that a new one with the same key hides.
-    fn find_same(&self, new: &Entry) -> Option<ConnectionId> {
-        self.find_by_client(&client_key(new, self.bindings.get(new.binding)), |entry, _| {
-            entry.flags.template == new.flags.template && entry.flags.no_client_port == new.flags.no_client_port
-        })
+    fn find_same(&self, new: &Connection) -> Option<ConnectionId> {
+        let kind = EntryFlags::TEMPLATE | EntryFlags::NO_CLIENT_PORT;
+        let mut wanted = EntryFlags::empty();
+        wanted.set(EntryFlags::TEMPLATE, new.flags.template);
+        wanted.set(EntryFlags::NO_CLIENT_PORT, new.flags.no_client_port);
+        self.find_by_client(&ClientKey::of_client(new), |flags, _| flags & kind == wanted)
     }
 
-    /// Looks in the client's shard, then among the strayed.
-    fn find_by_client(&self, key: &ClientKey, fits: impl Fn(&Entry, &Binding) -> bool) -> Option<ConnectionId> {
+    /// Looks in the client's shard, then among the strayed. Hidden entries are not found.
+    fn find_by_client(&self, key: &ClientKey, fits: impl Fn(EntryFlags, &Binding) -> bool) -> Option<ConnectionId> {
         let fingerprint = key.fingerprint();
         let find = |shard: &Shard| {
-            let found = shard.by_client.find(fingerprint, |slot| {
-                shard.slab.get(slot).is_some_and(|entry| {
-                    let binding = self.bindings.get(entry.binding);
-                    key.is_clients(entry, binding) && fits(entry, binding)
-                })
+            let found = shard.find_client(fingerprint, |slot, entry| {
+                let binding = self.bindings.get(entry.binding);
+                !entry.flags.contains(EntryFlags::HIDDEN)
+                    && shard.is_clients(slot, entry, binding, key)
+                    && fits(entry.flags, binding)
             });
             found.map(|slot| shard.id(slot))
         };
@@ -484,7 +582,7 @@ impl Table {
     fn find_by_server(&self, key: &ClientKey) -> Option<ConnectionId> {
         let fingerprint = key.fingerprint();
         let find = |shard: &Shard| {
-            let fits = |entry: &Entry| key.is_servers(entry, self.bindings.get(entry.binding));
+            let fits = |slot, entry: &Entry| shard.is_servers(slot, entry, self.bindings.get(entry.binding), key);
             shard.find_server(fingerprint, fits).map(|slot| shard.id(slot))
         };
         find(self.home(key.client, key.client_port))
@@ -501,41 +599,46 @@ impl Table {
 
     /// Takes an entry out.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
-        let entry = *self.shard(id).get(id)?;
-        if !entry.flags.one_packet && !entry.flags.detached {
+        let removed = self.get(id)?;
+        let Flags { one_packet, detached, covers, hidden, no_client_port, template, .. } = removed.flags;
+        if !one_packet && !detached {
             self.unindex(id);
         }
+        self.strayed -= u32::from(self.has_strayed(id, &removed));
         self.shard_mut(id).release(id.slot());
-        if entry.flags.covers && !entry.flags.hidden {
-            self.uncover(&entry);
+        if covers && !hidden {
+            self.uncover(&removed);
         }
         self.controlled.remove(&id);
-        self.no_client_port -= u32::from(entry.flags.no_client_port);
-        self.bound -= u32::from(entry.control.is_some() || entry.flags.template);
-        self.strayed -= u32::from(self.has_strayed(id, &entry));
-        Some(self.whole(&entry))
+        if removed.control.is_some() {
+            self.controls.remove(&id);
+        }
+        self.no_client_port -= u32::from(no_client_port);
+        self.bound -= u32::from(removed.control.is_some() || template);
+        Some(removed)
     }
 
     /// Shows the entry again that a removed one hid.
-    fn uncover(&mut self, removed: &Entry) {
-        let key = client_key(removed, self.bindings.get(removed.binding));
+    fn uncover(&mut self, removed: &Connection) {
+        let key = ClientKey::of_client(removed);
         let fingerprint = key.fingerprint();
         let bindings = &self.bindings;
-        let same = |entry: &Entry| {
-            let shown = Entry { flags: super::Flags { hidden: false, ..entry.flags }, ..*entry };
-            entry.flags.hidden
-                && (entry.flags.template, entry.flags.no_client_port) == (removed.flags.template, removed.flags.no_client_port)
-                && key.is_clients(&shown, bindings.get(entry.binding))
+        let same = |shard: &Shard, slot: u32| {
+            let Some(entry) = shard.slab.get(slot) else { return false };
+            entry.flags.contains(EntryFlags::HIDDEN)
+                && entry.flags.contains(EntryFlags::TEMPLATE) == removed.flags.template
+                && entry.flags.contains(EntryFlags::NO_CLIENT_PORT) == removed.flags.no_client_port
+                && shard.is_clients(slot, entry, bindings.get(entry.binding), &key)
         };
         for port in [removed.client_port, 0] {
             let shard = &mut self.shards[usize::from(ClientHash::of(removed.client, port).shard())];
-            let found = shard.by_client.all(fingerprint).filter(|slot| shard.slab.get(*slot).is_some_and(&same));
+            let found = shard.by_client.all(fingerprint).filter(|slot| same(shard, *slot));
             if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot))
                 && let Some(entry) = shard.slab.get_mut(slot)
             {
-                entry.flags.hidden = false;
+                entry.flags.remove(EntryFlags::HIDDEN);
                 // It may hide older ones that it never met: they were detached when it came.
-                entry.flags.covers = true;
+                entry.flags.insert(EntryFlags::COVERS);
                 return;
             }
         }
@@ -544,16 +647,17 @@ impl Table {
     /// Takes an entry out of the indices; it stays until it is removed or attached again. None if it is detached already.
     pub fn detach(&mut self, id: ConnectionId) -> Option<&mut Entry> {
         let flags = self.shard(id).get(id)?.flags;
-        if flags.detached || flags.one_packet {
+        if flags.intersects(EntryFlags::DETACHED | EntryFlags::ONE_PACKET) {
             return None;
         }
         self.unindex(id);
         let entry = self.get_mut(id)?;
-        entry.flags.hidden = true;
-        entry.flags.detached = true;
-        entry.flags.covers = false;
-        let detached = *entry;
-        if flags.covers && !flags.hidden {
+        entry.flags.insert(EntryFlags::HIDDEN | EntryFlags::DETACHED);
+        entry.flags.remove(EntryFlags::COVERS);
+        if flags.contains(EntryFlags::COVERS)
+            && !flags.contains(EntryFlags::HIDDEN)
+            && let Some(detached) = self.get(id)
+        {
             self.uncover(&detached);
         }
         self.get_mut(id)
@@ -561,50 +665,55 @@ impl Table {
 
     /// Puts a detached entry into the indices again; a newer one with the same key still wins.
     pub fn attach(&mut self, id: ConnectionId) {
-        let Some(entry) = self.shard(id).get(id).filter(|entry| entry.flags.detached).copied() else { return };
-        let visible = self.find_same(&entry);
+        let Some(attached) = self.get(id).filter(|connection| connection.flags.detached) else { return };
+        let born = self.shard(id).get(id).map_or(0, |entry| entry.born);
+        let visible = self.find_same(&attached);
         let mut newer = false;
         if let Some(visible) = visible.and_then(|visible| self.get_mut(visible)) {
-            newer = visible.born.wrapping_sub(entry.born) < u32::MAX / 2;
-            if newer { visible.flags.covers = true } else { visible.flags.hidden = true }
+            newer = visible.born.wrapping_sub(born) < u32::MAX / 2;
+            visible.flags.insert(if newer { EntryFlags::COVERS } else { EntryFlags::HIDDEN });
         }
         if let Some(entry) = self.get_mut(id) {
-            entry.flags.hidden = newer;
-            entry.flags.covers |= visible.is_some() && !newer;
-            entry.flags.detached = false;
+            entry.flags.set(EntryFlags::HIDDEN, newer);
+            if visible.is_some() && !newer {
+                entry.flags.insert(EntryFlags::COVERS);
+            }
+            entry.flags.remove(EntryFlags::DETACHED);
         }
         self.index(id);
     }
 
-    fn has_strayed(&self, id: ConnectionId, entry: &Entry) -> bool {
-        self.shard(id).number != u32::from(ClientHash::of(entry.client, entry.client_port).shard())
+    fn has_strayed(&self, id: ConnectionId, connection: &Connection) -> bool {
+        self.shard(id).number != u32::from(ClientHash::of(connection.client, connection.client_port).shard())
     }
 
-    /// Changes an entry's addresses or ports; it counts as the newest under its new key. It stays in its shard.
+    /// Changes an entry's addresses or ports; it counts as the newest under its new key. It stays in its shard, and what controls
+    /// it stays the same.
     pub fn rekey(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection)) {
-        let Some(old) = self.shard(id).get(id).filter(|entry| !entry.flags.detached).copied() else { return };
+        let Some(old) = self.get(id).filter(|connection| !connection.flags.detached) else { return };
         self.unindex(id);
         if old.flags.covers && !old.flags.hidden {
             self.uncover(&old);
         }
-        let mut changed = self.whole(&old);
-        change(&mut changed);
-        let shard = self.shard_mut(id);
-        let born = shard.born;
-        shard.born = born.wrapping_add(1);
-        let mut new = changed.entry(self.binding_number(changed.binding()));
-        (new.generation, new.born) = (old.generation, born);
-        new.flags.hidden = false;
-        new.flags.covers = false;
+        let mut new = old.clone();
+        change(&mut new);
+        (new.flags.hidden, new.flags.covers) = (false, false);
+        let mut entry = new.entry(self.binding_number(new.binding()));
+        entry.flags.insert(EntryFlags::USED);
         if let Some(older) = self.find_same(&new).and_then(|older| self.get_mut(older)) {
-            older.flags.hidden = true;
-            new.flags.covers = true;
+            older.flags.insert(EntryFlags::HIDDEN);
+            entry.flags.insert(EntryFlags::COVERS);
         }
-        if let Some(entry) = self.get_mut(id) {
-            *entry = new;
+        let shard = self.shard_mut(id);
+        entry.born = shard.born;
+        shard.born = shard.born.wrapping_add(1);
+        if let Some(place) = shard.get_mut(id) {
+            entry.generation = place.generation;
+            *place = entry;
         }
+        shard.set_client(id.slot(), new.client);
         self.index(id);
-        let strayed = |entry| u32::from(self.has_strayed(id, entry));
+        let strayed = |connection| u32::from(self.has_strayed(id, connection));
         let (before, after) = (strayed(&old), strayed(&new));
         self.strayed = self.strayed - before + after;
         self.no_client_port -= u32::from(old.flags.no_client_port);
@@ -621,8 +730,8 @@ impl Table {
     }
 
     fn find_in(&self, flow: &FlowKey, client_port: u16, no_client_port: bool) -> Option<ConnectionId> {
-        self.find_by_client(&ClientKey::of(flow, client_port), |entry, _| {
-            entry.flags.no_client_port == no_client_port && !entry.flags.template
+        self.find_by_client(&ClientKey::of(flow, client_port), |flags, _| {
+            flags.contains(EntryFlags::NO_CLIENT_PORT) == no_client_port && !flags.contains(EntryFlags::TEMPLATE)
         })
     }
 
@@ -631,7 +740,9 @@ impl Table {
     pub fn lookup_out(&self, flow: &FlowKey) -> Option<ConnectionId> {
         let key = ClientKey::of_answer(flow);
         self.find_by_server(&key).or_else(|| {
-            self.find_by_client(&key, |entry, binding| !entry.flags.template && binding.method != ForwardingMethod::Nat)
+            self.find_by_client(&key, |flags, binding| {
+                !flags.contains(EntryFlags::TEMPLATE) && binding.method != ForwardingMethod::Nat
+            })
         })
     }
 
@@ -644,7 +755,8 @@ impl Table {
         virtual_port: u16,
     ) -> Option<ConnectionId> {
         let key = ClientKey { protocol: protocol.0, client, client_port: 0, other: virtual_address, other_port: virtual_port };
-        self.find_by_client(&key, |entry, _| entry.flags.template && !entry.flags.by_data)
+        let kind = EntryFlags::TEMPLATE | EntryFlags::BY_DATA;
+        self.find_by_client(&key, |flags, _| flags & kind == EntryFlags::TEMPLATE)
     }
 }
 
