@@ -3,7 +3,7 @@
 use super::frames::{Emitted, Leaving, Sink};
 use super::lane::Lane;
 use super::run::Outcome;
-use super::way::{BindingWay, LinkWay, Method, Ways, way_back};
+use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, Ways, way_back};
 use crate::config::{InterfaceId, TunnelKind};
 use crate::director::Arrival;
 use crate::link::Host;
@@ -19,7 +19,7 @@ use std::ops::Range;
 
 const ETHERNET: usize = 14;
 /// Room for rewritten headers: link header with tags, IPv6, TCP without options.
-const HEAD: usize = super::way::LINK_HEADER + 40 + 20;
+const HEAD: usize = LINK_HEADER + 40 + 20;
 
 /// What emitting needs to know.
 pub(super) struct Emitter<'a> {
@@ -110,7 +110,7 @@ impl Emitter<'_> {
         let (head, tail, interface) = match way.method {
             Method::Dr => {
                 // Nothing behind the IP header changes.
-                let used = begin(head, &way.link, packet, ip);
+                let used = begin(head, &way.link, frame, ip);
                 hop_of_right(&mut head[used - ip..used]);
                 (&head[..used], &packet[ip..], way.link.interface)
             }
@@ -124,7 +124,7 @@ impl Emitter<'_> {
                 } else {
                     (&way.link, Change { end: End::Destination, address, port: Some(port) })
                 };
-                let used = begin(head, link, packet, transport);
+                let used = begin(head, link, frame, transport);
                 let packet_head = &mut head[used - transport..used];
                 hop_of_right(packet_head);
                 nat::translate_right(packet_head, change);
@@ -142,7 +142,7 @@ impl Emitter<'_> {
                 inner.extend_from_slice(start);
                 hop_of_right(inner);
                 tunnelled.clear();
-                tunnelled.extend_from_slice(&way.link.header);
+                tunnelled.extend_from_slice(way.link.header.bytes());
                 tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
                 (&tunnelled[..], rest, way.link.interface)
             }
@@ -180,7 +180,7 @@ impl Emitter<'_> {
                     let client = Headers::of(arrival.frame.get(ETHERNET..)?).ok()?.destination;
                     back.get(self.host, client, arrival.interface)
                 });
-                link.map_or(0, |link| link.header.len() as u64)
+                link.map_or(0, |link| link.header.len as u64)
             });
         }
         emitted
@@ -195,21 +195,18 @@ fn length(frame: &[u8], v4: bool) -> Option<usize> {
     Some(usize::from(u16::from_be_bytes([word[0], word[1]])) + if v4 { 0 } else { 40 })
 }
 
-/// Puts the link header and the first bytes of the packet into `head`; returns how many bytes that is.
+/// Puts the link header and the first bytes of the frame's packet into `head`; returns how many bytes that is.
 #[inline]
-fn begin(head: &mut [u8; HEAD], link: &LinkWay, packet: &[u8], len: usize) -> usize {
-    let start = link.header.len();
-    // Of known length nearly always: then this is a few moves instead of calls.
-    if start == ETHERNET {
-        head[..ETHERNET].copy_from_slice(&link.header[..ETHERNET]);
-    } else {
-        head[..start].copy_from_slice(&link.header);
+fn begin(head: &mut [u8; HEAD], link: &LinkWay, frame: &[u8], len: usize) -> usize {
+    // Every frame in lane has so many bytes. Fixed lengths are a few moves instead of calls.
+    const FIRST: usize = 40;
+    let start = link.header.len;
+    head[..LINK_HEADER].copy_from_slice(&link.header.room);
+    if let (Some(room), Some(first)) = (head[start..].first_chunk_mut::<FIRST>(), frame[ETHERNET..].first_chunk::<FIRST>()) {
+        *room = *first;
     }
-    let room = &mut head[start..start + len];
-    match len {
-        20 => room[..20].copy_from_slice(&packet[..20]),
-        40 => room[..40].copy_from_slice(&packet[..40]),
-        _ => room.copy_from_slice(&packet[..len]),
+    if len > FIRST {
+        head[start + FIRST..start + len].copy_from_slice(&frame[ETHERNET + FIRST..ETHERNET + len]);
     }
     start + len
 }

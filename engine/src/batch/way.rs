@@ -8,17 +8,32 @@ use crate::packet::ethernet::ether_type;
 use crate::rewrite::tunnel;
 use crate::time::Nanos;
 use crate::track::{Binding, Ipvs, Server, Service};
-use arrayvec::ArrayVec;
 use std::net::IpAddr;
 
-/// The longest link header: Ethernet with a stack of VLAN tags.
-pub(super) const LINK_HEADER: usize = 14 + 4 * crate::packet::ethernet::MAX_TAGS;
+/// Room for the longest link header: Ethernet with a stack of VLAN tags.
+pub(super) const LINK_HEADER: usize = (14 + 4 * crate::packet::ethernet::MAX_TAGS).next_multiple_of(16);
+
+/// A link header. What is copied for every packet is copied fastest at a fixed length, so all of the room is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkHeader {
+    /// It stands at the beginning.
+    pub room: [u8; LINK_HEADER],
+    /// Its length.
+    pub len: usize,
+}
+
+impl LinkHeader {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.room[..self.len]
+    }
+}
 
 /// The way to a neighbour whose Ethernet address is known.
 #[derive(Clone, Debug)]
 pub(super) struct LinkWay {
     /// The link header of frames to it.
-    pub header: ArrayVec<u8, LINK_HEADER>,
+    pub header: LinkHeader,
     /// Where frames stand that leave.
     pub interface: InterfaceId,
     /// The interface that routing chose, VLAN or not.
@@ -54,7 +69,7 @@ impl ServerWay {
             Method::Tunnel { tunnel, destination, .. } => tunnel::overhead(tunnel, destination.is_ipv4()),
             Method::Dr | Method::Nat(..) => 0,
         };
-        (self.link.header.len() + tunnel) as u64
+        (self.link.header.len + tunnel) as u64
     }
 
     /// The longest packet that gets there.
@@ -374,10 +389,12 @@ pub(super) fn link_way(host: &Host, destination: IpAddr) -> Option<LinkWay> {
     let mac = host.neighbours.known(hop.interface, hop.next(destination))?;
     let link = host.links.get(hop.interface);
     let kind = if destination.is_ipv4() { ether_type::IPV4 } else { ether_type::IPV6 };
-    let mut header = Vec::with_capacity(LINK_HEADER);
-    let interface = host.write_link_header(&mut header, hop.interface, mac, kind);
+    let mut written = Vec::with_capacity(LINK_HEADER);
+    let interface = host.write_link_header(&mut written, hop.interface, mac, kind);
+    let mut header = LinkHeader { room: [0; LINK_HEADER], len: written.len() };
+    header.room.get_mut(..written.len())?.copy_from_slice(&written);
     let mtu = hop.mtu.unwrap_or(link.interface.mtu);
-    Some(LinkWay { header: header.into_iter().collect(), interface, routed: hop.interface, mtu })
+    Some(LinkWay { header, interface, routed: hop.interface, mtu })
 }
 
 /// Whether a packet from that address may come in by that interface, whatever it is and wherever it goes in lane.
