@@ -5,6 +5,7 @@ use lvscheck::capture::{Reader, Writer};
 use lvscheck::command::args::Mode;
 use lvscheck::generate::{GenerateArgs, Method, run};
 use lvscheck::replay::{self, Replayed, Request, ServiceArguments, Source};
+use lvscheck_engine::packet::checksum::update;
 use std::path::{Path, PathBuf};
 
 fn replayed(folder: &Path, bulk: bool, golden: Option<&str>, write: Option<&str>) -> Replayed {
@@ -88,6 +89,65 @@ fn fast_and_careful_replays_agree() {
         std::fs::write(folder.path().join("changed.pcap"), changed).unwrap();
         assert!(!replayed(folder.path(), true, Some("changed.pcap"), None).outcome.conforms());
     }
+}
+
+/// A golden of FULLNAT as another run of a real director would give it: each connection's TCP sequence numbers are off by a draw
+/// of its own.
+fn with_other_draws(golden: &[u8]) -> Vec<u8> {
+    let mut other = golden.to_vec();
+    let mut at = 24;
+    while at < other.len() {
+        let len = u32::from_le_bytes(other[at + 8..at + 12].try_into().unwrap()) as usize;
+        let frame = &mut other[at + 16..at + 16 + len];
+        // Of what goes to a real server, not of the RST for a client.
+        if frame[12..14] == [8, 0] && frame[23] == 6 && frame[34..36] != 80_u16.to_be_bytes() {
+            let word = |frame: &[u8], at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+            let sequence = u32::from(word(frame, 38)) << 16 | u32::from(word(frame, 40));
+            let drawn = u32::from(word(frame, 34)).wrapping_mul(0x9e37_79b1);
+            let words = sequence.wrapping_add(drawn).to_be_bytes();
+            for (at, new) in [(38, [words[0], words[1]]), (40, [words[2], words[3]])] {
+                let check = update(word(frame, 50), word(frame, at), u16::from_be_bytes(new));
+                frame[50..52].copy_from_slice(&check.to_be_bytes());
+                frame[at..at + 2].copy_from_slice(&new);
+            }
+        }
+        at += 16 + len;
+    }
+    other
+}
+
+#[test]
+fn fullnat_is_the_same_both_ways_and_draws_are_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    let replayed = |bulk: bool, golden: Option<&str>, write: Option<&str>| {
+        let request = Request {
+            captures: vec![folder.path().join("traffic.pcap")],
+            mode: Some(Mode::Fullnat),
+            golden: golden.map(|name| Source::File(folder.path().join(name))),
+            write: write.map(|name| folder.path().join(name)),
+            bulk,
+            ..Request::default()
+        };
+        let outcome = replay::run(&request).unwrap().outcome;
+        assert_eq!(outcome.handled.is_some(), bulk, "it took its way");
+        outcome
+    };
+    let bytes = |name: &str| std::fs::read::<PathBuf>(folder.path().join(name)).unwrap();
+    let fast = replayed(true, None, Some("fast.pcap"));
+    let careful = replayed(false, None, Some("careful.pcap"));
+    assert!(bytes("fast.pcap") == bytes("careful.pcap"));
+    assert_eq!(fast.verdicts.rows().collect::<Vec<_>>(), careful.verdicts.rows().collect::<Vec<_>>());
+    assert_eq!((fast.services, fast.client_addresses), (careful.services, careful.client_addresses));
+    assert!(fast.translations.len() >= 1000 && careful.translations.starts_with(&fast.translations));
+
+    std::fs::write(folder.path().join("other.pcap"), with_other_draws(&bytes("careful.pcap"))).unwrap();
+    let careful = replayed(false, Some("other.pcap"), Some("careful.pcap")).golden.unwrap();
+    let fast = replayed(true, Some("other.pcap"), Some("fast.pcap")).golden.unwrap();
+    assert!(fast.conforms() && careful.conforms());
+    assert_eq!((fast.equal, &fast.learned), (careful.equal, &careful.learned));
+    assert!(fast.learned["TCP sequence offset"] > 1000);
+    assert!(bytes("fast.pcap") == bytes("other.pcap") && bytes("careful.pcap") == bytes("other.pcap"));
 }
 
 /// The same frames in another container.

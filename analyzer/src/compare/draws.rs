@@ -183,6 +183,11 @@ impl Learner {
         taken
     }
 
+    /// Whether every draw had one value so far, and one that it may have.
+    pub fn agrees(&self) -> bool {
+        self.disputed.is_empty() && self.outside.is_empty()
+    }
+
     /// How many draws were learned, by kind.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let mut counts = BTreeMap::new();

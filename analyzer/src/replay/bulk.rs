@@ -9,16 +9,20 @@ use super::demands::Watch;
 use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
+use super::translation::Translations;
 use crate::capture::{
     BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, Writer, pcap_head, pcap_record_head,
 };
 use crate::compare::Comparison;
+use crate::compare::align::LATE_TIME;
+use crate::compare::draws::{Learner, take_over};
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
-use lvscheck_engine::{Arrival, Director, Nanos, Output};
-use std::ops::Range;
+use lvscheck_engine::{Arrival, Director, EmittedFrame, Nanos, Output};
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
@@ -43,6 +47,10 @@ pub struct BulkRequest<'a> {
     pub director: Director,
     /// Signs of broken demands.
     pub watch: Watch,
+    /// How FULLNAT shows connections.
+    pub translations: Translations,
+    /// Ports that the director may draw.
+    pub local_ports: RangeInclusive<u16>,
     /// When the director's life ends, by the time of the last frame of the capture and of the golden.
     pub end: &'a dyn Fn(Nanos, Nanos) -> Nanos,
     /// Told what is done when, and of frames done.
@@ -93,10 +101,11 @@ pub struct BulkResult {
 /// # Errors
 /// Something can't be read or written.
 pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
-    let BulkRequest { mut input, golden, write, places, director, mut watch, end, stage } = request;
+    let BulkRequest { mut input, golden, write, places, director, mut watch, mut translations, local_ports, end, stage } = request;
     let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
-    let mut collector = Collector { output, golden: golden.map(Golden::new), ..Collector::default() };
+    let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));
+    let mut collector = Collector { output, golden, translates: translations.wants_more(), ..Collector::default() };
     let mut counts = Counts::default();
     let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
         // Made here: when this ends early, so do the channels, and with them the thread that reads.
@@ -129,6 +138,12 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
                 let number = window.first_number() + (before + number) as u64;
                 watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
             }
+            for ((part, number), emitted) in std::mem::take(&mut collector.forwarded) {
+                if let Some(frame) = window.frame(part, number) {
+                    translations.note(frame.bytes, &emitted);
+                }
+            }
+            collector.translates = translations.wants_more();
             counts.add(&window);
             let first = counts.first.unwrap_or_default();
             stage(Step::Frames { frames: counts.frames, position, first });
@@ -165,17 +180,20 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
         output.writer.finish()?;
     }
     let frames = collector.emitted.frames;
+    let learned = collector.golden.as_ref().and_then(Golden::learned).unwrap_or_default();
     let outcome = Outcome {
         golden: collector.golden.is_some().then(|| Comparison {
             expected: frames,
             actual: frames,
             equal: frames,
+            learned,
             ..Comparison::default()
         }),
         verdicts: collector.verdicts,
         demands: watch.finish(),
         services: batch.director().services(),
         client_addresses: batch.director().client_addresses(),
+        translations: translations.into_list(),
         emitted: Totals { frames, bytes: collector.emitted.bytes, ..collector.totals },
         ..Outcome::default()
     };
@@ -270,11 +288,28 @@ impl Frames for Given<'_> {
 struct Golden {
     file: PlainFile,
     last: Nanos,
+    /// The values of draws.
+    learner: Mutex<Learner>,
 }
 
 impl Golden {
-    fn new(file: PlainFile) -> Golden {
-        Golden { file, last: Nanos(0) }
+    fn new(file: PlainFile, learner: Learner) -> Golden {
+        Golden { file, last: Nanos(0), learner: Mutex::new(learner) }
+    }
+
+    /// How many draws took the golden's values, by kind.
+    fn learned(&self) -> Option<BTreeMap<&'static str, u64>> {
+        self.learner.lock().ok().map(|learner| learner.counts())
+    }
+
+    /// Gives a frame the golden's draws and returns it, if that makes it equal and they agree with those before.
+    #[cold]
+    fn with_draws(&self, expected: &[u8], frame: &EmittedFrame<'_>) -> Option<Vec<u8>> {
+        let mut bytes = frame.bytes.to_vec();
+        take_over(expected, &mut bytes, frame.drawn);
+        let mut learner = self.learner.lock().ok().filter(|_| bytes == expected)?;
+        learner.see((0, 0), expected, frame.bytes, frame.drawn);
+        learner.agrees().then_some(bytes)
     }
 
     /// Brings so many bytes of a piece's golden from where it stands; false if there are not so many.
@@ -350,6 +385,9 @@ struct Collector {
     totals: Totals,
     /// Frames that demands look at.
     unusual: Vec<(usize, usize)>,
+    /// Translations are of interest: of packets that were forwarded one by one, what left for them.
+    translates: bool,
+    forwarded: Vec<((usize, usize), Vec<u8>)>,
     needs_care: bool,
 }
 
@@ -359,6 +397,11 @@ struct Piece {
     forwarded: u64,
     returned: u64,
     others: Vec<(usize, usize, Verdict)>,
+    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest.
+    left: Vec<Vec<u8>>,
+    translated: Vec<((usize, usize), Vec<u8>)>,
+    /// The last frame with the golden's draws, if it has any.
+    learned: Option<Vec<u8>>,
     emitted: Emitted,
     totals: Totals,
     needs_care: bool,
@@ -402,10 +445,16 @@ impl Collector {
         piece.at += start + len;
         piece.golden_last = piece.golden_last.max(head.stamp);
         // A length on the wire below what was captured is that of what was captured.
-        head.len as usize == len
-            && head.wire_len.max(head.len) == len as u32 + leaving.frame.cut
-            && record[start..start + head_len] == *leaving.head
-            && record[start + head_len..] == *leaving.tail
+        if head.len as usize != len || head.wire_len.max(head.len) != len as u32 + leaving.frame.cut {
+            return false;
+        }
+        let expected = &record[start..];
+        if leaving.frame.drawn.is_empty() && !leaving.frame.late {
+            return expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail;
+        }
+        let apart = golden.file.time(&head).0.abs_diff(leaving.frame.time.0);
+        piece.learned = golden.with_draws(expected, &leaving.frame);
+        piece.learned.is_some() && (!leaving.frame.late || Nanos(apart) <= LATE_TIME)
     }
 }
 
@@ -437,7 +486,10 @@ impl Sink for Collector {
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
             count(&mut piece.totals, &leaving.frame);
-            piece.needs_care |= self.golden.is_some() && !leaving.frame.drawn.is_empty();
+            piece.learned = None;
+            if self.translates {
+                piece.left.push(leaving.frame.bytes.to_vec());
+            }
         }
         if let Some(golden) = &self.golden
             && !piece.needs_care
@@ -446,17 +498,30 @@ impl Sink for Collector {
         }
         if self.output.is_some() {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
-            piece.records.extend_from_slice(leaving.head);
-            piece.records.extend_from_slice(leaving.tail);
+            match &piece.learned {
+                Some(bytes) if !leaving.frame.bytes.is_empty() => piece.records.extend_from_slice(bytes),
+                _ => {
+                    piece.records.extend_from_slice(leaving.head);
+                    piece.records.extend_from_slice(leaving.tail);
+                }
+            }
         }
     }
 
     #[inline(always)]
     fn verdict(&self, piece: &mut Piece, part: usize, number: usize, verdict: Verdict) {
         match verdict {
-            Verdict::Forwarded(_) => piece.forwarded += 1,
+            Verdict::Forwarded(_) => {
+                piece.forwarded += 1;
+                if !piece.left.is_empty() {
+                    piece.translated.extend(piece.left.drain(..).map(|emitted| ((part, number), emitted)));
+                }
+            }
             Verdict::Returned(_) => piece.returned += 1,
             _ => piece.others.push((part, number, verdict)),
+        }
+        if !piece.left.is_empty() {
+            piece.left.clear();
         }
     }
 
@@ -476,6 +541,7 @@ impl Sink for Collector {
             self.verdicts.count(verdict);
             self.unusual.push((part, number));
         }
+        self.forwarded.extend(piece.translated);
         self.emitted.frames += piece.emitted.frames;
         self.emitted.bytes += piece.emitted.bytes;
         self.totals.link += piece.totals.link;

@@ -4,12 +4,12 @@ use super::bulk::{self, BulkRequest, Step};
 use super::demands::Watch;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
+use super::translation::Translations;
 use super::work::{LINGER, LISTENED};
 use super::{Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, PlainFile, Writer};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
-use lvscheck_engine::profile::System;
 use lvscheck_engine::{Director, Draws, Nanos};
 use rayon::prelude::*;
 use std::path::Path;
@@ -17,6 +17,9 @@ use std::time::Instant;
 
 /// Smaller captures are done at once anyway, with all that the careful way shows.
 const SMALLEST: u64 = 4 << 20;
+
+/// How many of FULLNAT's connections are listed: memory does not grow with the capture.
+const TRANSLATIONS: usize = 1000;
 
 /// Bytes of a window that an inference looks at: small enough to stay in the cache.
 const OBSERVED: usize = 16 << 20;
@@ -57,9 +60,6 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
         }
         _ => None,
     };
-    if config.profile.system != System::Linux {
-        return Ok(None);
-    }
     let director = Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?;
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let write = request.write.as_deref().map(|path| Writer::create(path, &names)).transpose()?;
@@ -93,7 +93,11 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let places = Places::new(config, interfaces);
-    let asked = BulkRequest { input, golden, write, places, director, watch, end: &end, stage: &mut stage };
+    let translations = Translations::new(config, TRANSLATIONS);
+    let (low, high) = config.sysctls.ip_local_port_range;
+    let local_ports = low..=high;
+    let stage = &mut stage;
+    let asked = BulkRequest { input, golden, write, places, director, watch, translations, local_ports, end: &end, stage };
     let Some(result) = bulk::run(asked)? else { return Ok(None) };
     let seconds = start.elapsed().as_secs_f64();
     let mut outcome = result.outcome;

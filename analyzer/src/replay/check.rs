@@ -201,7 +201,7 @@ impl Context for Known<'_> {
     }
 
     fn verdict(&self, actual: usize) -> Option<String> {
-        self.cause(actual).map(|cause| cause.words.clone())
+        self.cause(actual).map(|cause| self.worked.words(cause))
     }
 
     fn owner(&self, mac: [u8; 6]) -> Option<String> {

@@ -10,13 +10,15 @@ mod outcome;
 mod place;
 mod reply;
 mod session;
+mod translation;
 mod work;
 
 pub use frames::{Frames, StoredFrame};
 pub use load::{Loaded, load};
-pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Translation, Verdicts};
+pub use outcome::{Demand, DirectorSummary, Emitted, InputSummary, Outcome, Roles, Speed, Verdicts};
 pub use place::{Place, Places};
 pub use session::{InputFrame, Session, Sink};
+pub use translation::Translation;
 pub use work::Probe;
 
 use crate::capture::link;

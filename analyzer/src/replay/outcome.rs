@@ -6,7 +6,7 @@ use lvscheck_engine::batch::Handled;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use super::translation::Translation;
 
 /// The result of one replay.
 #[derive(Debug, Default)]
@@ -164,21 +164,6 @@ pub struct Emitted {
     pub link: u64,
     /// ICMP errors among them.
     pub icmp_errors: u64,
-}
-
-/// How FULLNAT shows a connection to its real server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Translation {
-    /// The client.
-    pub client: SocketAddr,
-    /// The virtual service.
-    pub service: SocketAddr,
-    /// The local address and port.
-    pub local: SocketAddr,
-    /// The real server.
-    pub server: SocketAddr,
-    /// The first TCP option of address (TOA) that the real server gets, as its bytes.
-    pub toa: Option<Vec<u8>>,
 }
 
 /// How long it took.

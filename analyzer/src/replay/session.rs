@@ -97,6 +97,11 @@ impl Session {
         &self.director
     }
 
+    /// The director, to keep.
+    pub fn into_director(self) -> Director {
+        self.director
+    }
+
     /// Takes real servers as they were observed, instead of scheduling.
     pub fn observe(&mut self, observations: Observations) {
         self.director.observe(observations);

@@ -3,22 +3,22 @@
 use super::demands::Watch;
 use super::frames::{Frames, StoredFrame};
 use super::load::Loaded;
-use super::outcome::{Demand, Emitted, Roles, Translation, Verdicts};
+use super::outcome::{Demand, Emitted, Roles, Verdicts};
 use super::place::{Place, Places};
 use super::reply;
 use super::session::{InputFrame, Session, Sink, answers_pass_director};
+use super::translation::{Translation, Translations};
 use super::{Request, Source};
 use crate::capture::Writer;
 use crate::compare::draws::take_over;
 use crate::describe::Description;
 use crate::exit::Failure;
-use lvscheck_engine::config::{Command, DirectorConfig, ForwardingMethod};
+use lvscheck_engine::config::{Command, DirectorConfig};
 use lvscheck_engine::draws::Doubt;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::{Names, Verdict};
 use lvscheck_engine::{Director, Draws, EmittedFrame, Nanos};
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 
 /// How long a director lives on after the last frame when nothing says otherwise: long enough for a neighbour that does not
@@ -37,6 +37,8 @@ pub struct Worked {
     pub emitted: Frames,
     /// For each of them, why.
     pub causes: Vec<Cause>,
+    /// The director at its end.
+    pub director: Director,
     /// Answers as the client saw them.
     pub replies_seen: Frames,
     /// What the director made of the real servers' frames behind them.
@@ -85,10 +87,12 @@ impl Probe {
 }
 
 /// Why a frame left.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Cause {
-    /// The verdict in words.
-    pub words: String,
+    /// The number of the frame that caused it; none for timers and commands.
+    pub frame: Option<u64>,
+    /// What became of that frame; none if it was an answer that was turned back.
+    pub verdict: Option<Verdict>,
     /// The connection, as its client sees it.
     pub flow: Option<reply::Flow>,
 }
@@ -96,7 +100,7 @@ pub struct Cause {
 #[derive(Default)]
 struct Collect {
     emitted: Frames,
-    causes: Vec<(Option<u64>, Option<Verdict>)>,
+    causes: Vec<Cause>,
     replies_seen: Frames,
     replies_made: Frames,
     sent: Frames,
@@ -105,7 +109,7 @@ struct Collect {
 impl Sink for Collect {
     fn emitted(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
         self.emitted.push_emitted(frame);
-        self.causes.push((cause, verdict));
+        self.causes.push(Cause { frame: cause, verdict, flow: None });
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
@@ -113,7 +117,7 @@ impl Sink for Collect {
         self.replies_made.push_emitted(emitted);
         // A reply is output like any other, for -w and for a golden.
         self.emitted.push_emitted(emitted);
-        self.causes.push((Some(captured.number), None));
+        self.causes.push(Cause { frame: Some(captured.number), verdict: None, flow: None });
     }
 
     fn sent(&mut self, frame: InputFrame<'_>) {
@@ -153,7 +157,7 @@ pub fn work(
     if golden.is_some() {
         session.note_doubts();
     }
-    let mut flows: HashMap<u64, reply::Flow> = HashMap::new();
+    let mut translations = Translations::new(config, usize::MAX);
 
     for frame in loaded.frames.inputs() {
         while started && let Some((name, _)) = pending.pop_if(|(_, at)| first + *at <= frame.time) {
@@ -162,10 +166,15 @@ pub fn work(
             probes.push(Probe::of(name, session.director(), at));
         }
         watch.look(frame);
-        if let Some(flow) = reply::flow(frame.bytes) {
-            flows.insert(frame.number, flow);
-        }
+        let before = collect.causes.len();
         session.step(frame, &mut collect);
+        let left = collect.emitted.records().get(before..).unwrap_or_default();
+        for (left, cause) in left.iter().zip(collect.causes.iter_mut().skip(before)).filter(|(_, cause)| cause.frame.is_some()) {
+            cause.flow = reply::flow(frame.bytes);
+            if let Some(Verdict::Forwarded(_)) = cause.verdict {
+                translations.note(frame.bytes, collect.emitted.bytes(left));
+            }
+        }
         doubts.extend(session.director().doubts().iter().map(|doubt| (frame.time, *doubt)));
         started = true;
         if let Some(bar) = &request.progress {
@@ -200,23 +209,10 @@ pub fn work(
     let totals = std::mem::take(&mut session.emitted);
     // A kernel sums its counters every two seconds, so a recording reads them this much later than all else.
     session.advance(end + COUNTERS_LATER, &mut Collect::default());
-    let director = session.director();
-    let translations = translations(config, &collect, &flows);
-    let causes = collect
-        .causes
-        .iter()
-        .map(|(number, verdict)| Cause {
-            words: match (number, verdict) {
-                (Some(number), Some(verdict)) => format!("frame {number} {}", words(director, *verdict)),
-                (Some(number), None) => format!("answer {number}, as its real server sent it"),
-                (None, _) => "a timer or a command".to_owned(),
-            },
-            flow: number.and_then(|number| flows.get(&number).copied()),
-        })
-        .collect();
+    let director = session.into_director();
     Ok(Worked {
-        causes,
-        translations,
+        causes: collect.causes,
+        translations: translations.into_list(),
         counted: director.services(),
         services: at_end.services,
         connections: at_end.connections,
@@ -231,38 +227,8 @@ pub fn work(
         sent: collect.sent,
         doubts,
         client_addresses: director.client_addresses(),
+        director,
     })
-}
-
-/// The kind of DPVS's TCP option of address (reference/dpvs-fullnat.md section 7).
-const TOA: u8 = 254;
-
-/// The local address of each connection under FULLNAT, and its first TOA.
-fn translations(config: &DirectorConfig, collect: &Collect, flows: &HashMap<u64, reply::Flow>) -> Vec<Translation> {
-    let full = config
-        .commands
-        .iter()
-        .any(|command| matches!(command, Command::AddServer { settings, .. } if settings.method == ForwardingMethod::FullNat));
-    let mut found: Vec<Translation> = Vec::new();
-    let mut known: HashMap<(SocketAddr, SocketAddr, SocketAddr), usize> = HashMap::new();
-    let forwarded = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Forwarded(_)));
-    for (frame, (number, verdict)) in collect.emitted.records().iter().zip(&collect.causes).filter(|_| full) {
-        let client = number.and_then(|number| flows.get(&number)).filter(|_| forwarded(verdict));
-        let bytes = collect.emitted.bytes(frame);
-        let (Some(client), Some(server)) = (client, reply::flow(bytes)) else { continue };
-        let socket = |(address, port): (IpAddr, u16)| SocketAddr::new(address, port);
-        let key = (socket(client.source), socket(client.destination), socket(server.source));
-        let place = *known.entry(key).or_insert_with(|| {
-            let (client, service, local) = key;
-            found.push(Translation { client, service, local, server: socket(server.destination), toa: None });
-            found.len() - 1
-        });
-        let entry = &mut found[place];
-        if entry.toa.is_none() {
-            entry.toa = reply::tcp_option(bytes, TOA).map(<[u8]>::to_vec);
-        }
-    }
-    found
 }
 
 /// A verdict with the names of its service and real server.
@@ -299,6 +265,15 @@ fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> b
 }
 
 impl Worked {
+    /// Why a frame left, in words.
+    pub fn words(&self, cause: &Cause) -> String {
+        match (cause.frame, cause.verdict) {
+            (Some(number), Some(verdict)) => format!("frame {number} {}", words(&self.director, verdict)),
+            (Some(number), None) => format!("answer {number}, as its real server sent it"),
+            (None, _) => "a timer or a command".to_owned(),
+        }
+    }
+
     /// Writes what the director emitted. Random fields get the golden's values where the frame is the golden's otherwise.
     ///
     /// # Errors
@@ -307,10 +282,10 @@ impl Worked {
         let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
         let mut writer = Writer::create(path, &names)?;
         for (place, (frame, cause)) in self.emitted.records().iter().zip(&self.causes).enumerate() {
-            let comment = writer.keeps_comments().then_some(cause.words.as_str());
+            let comment = writer.keeps_comments().then(|| self.words(cause));
             let learned = golden.and_then(|golden| self.with_golden_draws(frame, place, golden));
             let bytes = learned.as_deref().unwrap_or(self.emitted.bytes(frame));
-            writer.write(frame.time, frame.interface, bytes, frame.wire_len, comment)?;
+            writer.write(frame.time, frame.interface, bytes, frame.wire_len, comment.as_deref())?;
         }
         writer.finish()?;
         Ok(())
