@@ -25,8 +25,6 @@ const SHARD_SHIFT: u32 = 24;
 pub struct Table {
     shards: Vec<Shard>,
     bindings: Bindings,
-    /// Which entry controls each of those that one controls.
-    controls: HashMap<ConnectionId, ConnectionId, FixedState>,
     /// How many entries each entry controls, of those that control any.
     controlled: HashMap<ConnectionId, u32, FixedState>,
     /// Entries whose client port is not known yet, anywhere in the table.
@@ -40,15 +38,7 @@ pub struct Table {
 impl Default for Table {
     fn default() -> Table {
         let shards = (0..SHARDS).map(|number| Shard { number: number as u32, ..Shard::default() }).collect();
-        Table {
-            shards,
-            bindings: Bindings::default(),
-            controls: HashMap::default(),
-            controlled: HashMap::default(),
-            no_client_port: 0,
-            strayed: 0,
-            bound: 0,
-        }
+        Table { shards, bindings: Bindings::default(), controlled: HashMap::default(), no_client_port: 0, strayed: 0, bound: 0 }
     }
 }
 
@@ -59,6 +49,8 @@ pub struct Shard {
     slab: Slab,
     /// IPv6 clients by slot; as long as is needed.
     wide: Vec<Ipv6Addr>,
+    /// What controls entries, by slot; as long as is needed.
+    controls: Vec<Option<ConnectionId>>,
     free: Vec<u32>,
     /// By client and virtual address and port; templates too.
     by_client: Index,
@@ -230,6 +222,19 @@ impl Shard {
         } else {
             Ipv4Addr::from(entry.client).into()
         }
+    }
+
+    /// What controls the entry in a slot.
+    fn control(&self, slot: u32, entry: &Entry) -> Option<ConnectionId> {
+        let controlled = entry.flags.contains(EntryFlags::CONTROLLED);
+        if controlled { self.controls.get(slot as usize).copied().flatten() } else { None }
+    }
+
+    fn set_control(&mut self, slot: u32, control: ConnectionId) {
+        if self.controls.len() <= slot as usize {
+            self.controls.resize(slot as usize + 1, None);
+        }
+        self.controls[slot as usize] = Some(control);
     }
 
     /// Whether the entry in a slot has that client.
@@ -478,13 +483,14 @@ impl Table {
 
     fn whole(&self, id: ConnectionId, entry: &Entry) -> Connection {
         let client = self.shard(id).client(id.slot(), entry);
-        let control = if entry.flags.contains(EntryFlags::CONTROLLED) { self.control_of(id) } else { None };
+        let control = self.shard(id).control(id.slot(), entry);
         Connection::whole(entry, self.bindings.get(entry.binding), client, control)
     }
 
     /// The entry that controls that one.
     pub fn control_of(&self, id: ConnectionId) -> Option<ConnectionId> {
-        self.controls.get(&id).copied()
+        let shard = self.shard(id);
+        shard.get(id).and_then(|entry| shard.control(id.slot(), entry))
     }
 
     /// How many entries that one controls.
@@ -544,14 +550,13 @@ impl Table {
         self.bound += u32::from(connection.control.is_some() || template);
         let shard = &mut self.shards[usize::from(ClientHash::of(connection.client, connection.client_port).shard())];
         let slot = shard.store(connection.client, entry);
+        if let Some(control) = connection.control {
+            shard.set_control(slot, control);
+        }
         if !one_packet {
             shard.index(slot, &self.bindings);
         }
-        let id = shard.id(slot);
-        if let Some(control) = connection.control {
-            self.controls.insert(id, control);
-        }
-        id
+        shard.id(slot)
     }
 
     /// The entry that a new one with the same key hides.
@@ -610,9 +615,6 @@ impl Table {
             self.uncover(&removed);
         }
         self.controlled.remove(&id);
-        if removed.control.is_some() {
-            self.controls.remove(&id);
-        }
         self.no_client_port -= u32::from(no_client_port);
         self.bound -= u32::from(removed.control.is_some() || template);
         Some(removed)
