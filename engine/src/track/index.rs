@@ -10,7 +10,7 @@ pub struct Fingerprint(pub u32);
 /// Slots by fingerprint. Several may have the same.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    /// Fingerprint (upper half) and slot plus one; 0: nothing. As many as a power of two, or none at all.
+    /// Fingerprint (upper half) and slot. As many as a power of two, or none at all.
     cells: Vec<u64>,
     len: usize,
 }
@@ -19,8 +19,12 @@ pub struct Index {
 const LINE: usize = 8;
 const FEWEST: usize = 2 * LINE;
 
+/// No cell of a slot: there are fewer of those. It is not 0, because memory that the system has yet to fill with zeros and that
+/// is read before it is written costs two page faults instead of one, the second of which stops all threads.
+const EMPTY: u64 = u64::MAX;
+
 fn cell(fingerprint: Fingerprint, slot: u32) -> u64 {
-    u64::from(fingerprint.0) << 32 | (u64::from(slot) + 1)
+    u64::from(fingerprint.0) << 32 | u64::from(slot)
 }
 
 impl Index {
@@ -56,10 +60,10 @@ impl Index {
         // One cell is always empty, so every search ends.
         std::iter::from_fn(move || {
             loop {
-                let cell = self.cells.get(at).copied().filter(|cell| *cell != 0)?;
+                let cell = self.cells.get(at).copied().filter(|cell| *cell != EMPTY)?;
                 at = (at + 1) & mask;
                 if (cell >> 32) as u32 == fingerprint.0 {
-                    return Some(cell as u32 - 1);
+                    return Some(cell as u32);
                 }
             }
         })
@@ -81,7 +85,7 @@ impl Index {
         let mask = self.cells.len().wrapping_sub(1);
         let mut at = self.home((cell >> 32) as u32);
         while let Some(place) = self.cells.get_mut(at) {
-            if *place == 0 {
+            if *place == EMPTY {
                 *place = cell;
                 return;
             }
@@ -91,9 +95,9 @@ impl Index {
 
     #[cold]
     fn grow(&mut self) {
-        let cells = vec![0; (self.cells.len() * 2).max(FEWEST)];
+        let cells = vec![EMPTY; (self.cells.len() * 2).max(FEWEST)];
         for cell in std::mem::replace(&mut self.cells, cells) {
-            if cell != 0 {
+            if cell != EMPTY {
                 self.put(cell);
             }
         }
@@ -107,7 +111,7 @@ impl Index {
         loop {
             match self.cells.get(hole) {
                 Some(cell) if *cell == wanted => break,
-                Some(0) | None => return,
+                Some(&EMPTY) | None => return,
                 Some(_) => hole = (hole + 1) & mask,
             }
         }
@@ -117,7 +121,7 @@ impl Index {
         loop {
             at = (at + 1) & mask;
             let cell = self.cells[at];
-            if cell == 0 {
+            if cell == EMPTY {
                 break;
             }
             let from_home = at.wrapping_sub(self.home((cell >> 32) as u32)) & mask;
@@ -126,7 +130,7 @@ impl Index {
                 hole = at;
             }
         }
-        self.cells[hole] = 0;
+        self.cells[hole] = EMPTY;
     }
 }
 
