@@ -101,7 +101,8 @@ pub struct BulkResult {
 /// # Errors
 /// Something can't be read or written.
 pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
-    let BulkRequest { mut input, golden, write, places, director, mut watch, mut translations, local_ports, end, stage } = request;
+    let BulkRequest { mut input, golden, write, places, director, mut watch, mut translations, local_ports, end, stage } =
+        request;
     let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
     let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));

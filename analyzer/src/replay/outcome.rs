@@ -1,12 +1,12 @@
 //! What a replay found, as data: reports of every format render this.
 
+use super::translation::Translation;
 use crate::compare::Comparison;
 use lvscheck_engine::Nanos;
 use lvscheck_engine::batch::Handled;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
 use lvscheck_engine::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
-use super::translation::Translation;
 
 /// The result of one replay.
 #[derive(Debug, Default)]

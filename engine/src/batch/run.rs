@@ -332,7 +332,14 @@ impl ShardRun {
 
     /// Takes one packet; none if it is not plain.
     #[inline(always)]
-    fn step(&mut self, number: usize, shard: &mut Shard, wanted: &Wanted, packet: Packet<'_>, context: &Context<'_>) -> Option<Word> {
+    fn step(
+        &mut self,
+        number: usize,
+        shard: &mut Shard,
+        wanted: &Wanted,
+        packet: Packet<'_>,
+        context: &Context<'_>,
+    ) -> Option<Word> {
         let item = packet.item;
         let end = context.ends.facts(item.end)?;
         if end.answers {

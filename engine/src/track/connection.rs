@@ -123,7 +123,8 @@ bitflags::bitflags! {
 
 impl EntryFlags {
     fn of(flags: Flags) -> EntryFlags {
-        let Flags { template, inactive, no_output, no_client_port, one_packet, hidden, covers, detached, by_data, bypass } = flags;
+        let Flags { template, inactive, no_output, no_client_port, one_packet, hidden, covers, detached, by_data, bypass } =
+            flags;
         let all = [template, inactive, no_output, no_client_port, one_packet, hidden, covers, detached, by_data, bypass];
         EntryFlags::from_bits_truncate(all.iter().enumerate().map(|(bit, set)| u16::from(*set) << bit).sum())
     }
@@ -324,10 +325,7 @@ impl Entry {
         };
         let mut change = 0;
         // Past all servers nobody counts.
-        if new != old
-            && !self.flags.contains(EntryFlags::BYPASS)
-            && self.flags.contains(EntryFlags::INACTIVE) == active
-        {
+        if new != old && !self.flags.contains(EntryFlags::BYPASS) && self.flags.contains(EntryFlags::INACTIVE) == active {
             self.flags.set(EntryFlags::INACTIVE, !active);
             change = if active { 1 } else { -1 };
         }

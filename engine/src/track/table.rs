@@ -298,7 +298,11 @@ impl Shard {
 
     /// Looks at everything that so many packets need most of: in order, memory is several times as fast.
     pub fn touch_all(&self, packets: usize) {
-        std::hint::black_box((self.by_client.touch_all(packets), self.by_server.touch_all(packets), self.slab.touch_all(packets)));
+        std::hint::black_box((
+            self.by_client.touch_all(packets),
+            self.by_server.touch_all(packets),
+            self.slab.touch_all(packets),
+        ));
     }
 
     /// The entry of a packet from a client, its port known. `fits` sees those with the fingerprint.

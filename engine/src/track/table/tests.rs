@@ -31,11 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn address(net: u8, last: u8, wide: bool) -> IpAddr {
-    if wide {
-        std::net::Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, last.into()).into()
-    } else {
-        [10, net, 0, last].into()
-    }
+    if wide { Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, 0, last.into()).into() } else { [10, net, 0, last].into() }
 }
 
 fn entry(key: &ClientKey, server: IpAddr, nat: bool, template: bool, open: bool) -> Connection {
