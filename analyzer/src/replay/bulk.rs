@@ -10,6 +10,7 @@ use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
 use super::translation::Translations;
+use super::write_behind::WriteBehind;
 use crate::capture::{
     BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, Writer, pcap_head, pcap_record_head,
 };
@@ -21,6 +22,7 @@ use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Sta
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, EmittedFrame, Nanos, Output};
+use rayon::Scope;
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
@@ -100,13 +102,27 @@ pub struct BulkResult {
 ///
 /// # Errors
 /// Something can't be read or written.
-pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
-    let BulkRequest { mut input, golden, write, places, director, mut watch, mut translations, local_ports, end, stage } =
+pub fn run(mut request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
+    let Some(mut writer) = request.write.take() else { return replay(request, Leaves::Nowhere) };
+    if !writer.takes_pieces()? {
+        let result = replay(request, Leaves::Stream(&mut writer))?;
+        writer.finish()?;
+        return Ok(result);
+    }
+    let behind = WriteBehind::new(writer);
+    let result = rayon::in_place_scope(|scope| replay(request, Leaves::File(&behind, scope)))?;
+    if result.is_some() {
+        behind.finish()?;
+    }
+    Ok(result)
+}
+
+fn replay(request: BulkRequest<'_>, output: Leaves<'_, '_>) -> Result<Option<BulkResult>, Failure> {
+    let BulkRequest { mut input, golden, write: _, places, director, mut watch, mut translations, local_ports, end, stage } =
         request;
-    let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
     let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));
-    let mut collector = Collector { output, golden, translates: translations.wants_more(), ..Collector::default() };
+    let mut collector = Collector::new(golden, output, translations.wants_more());
     let mut counts = Counts::default();
     let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
         // Made here: when this ends early, so do the channels, and with them the thread that reads.
@@ -126,7 +142,7 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
             }
             collector.start = collector.emitted;
             batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
-            if let Some(error) = collector.error.take() {
+            if let Some(error) = collector.error() {
                 return Err(error.into());
             }
             if collector.needs_care {
@@ -173,12 +189,8 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
     }
     collector.finish(&mut piece);
     collector.collect(piece);
-    if let Some(error) = collector.error.take() {
+    if let Some(error) = collector.error() {
         return Err(error.into());
-    }
-    if let Some(output) = collector.output.take() {
-        output.write_waiting(drop)?;
-        output.writer.finish()?;
     }
     let frames = collector.emitted.frames;
     let learned = collector.golden.as_ref().and_then(Golden::learned).unwrap_or_default();
@@ -334,49 +346,20 @@ impl Golden {
     }
 }
 
-/// What leaves, on its way to a file or a pipe.
-struct Written {
-    writer: Writer,
-    /// Where the first record stands in the file, if pieces may be written anywhere.
-    first: Option<u64>,
-    /// Pieces that wait, with their places in the file.
-    waiting: Mutex<Vec<(u64, Vec<u8>)>>,
-    /// Whoever holds it writes. A file takes one write at a time: others would only wait for each other.
-    turn: Mutex<()>,
-}
-
-impl Written {
-    fn new(mut writer: Writer) -> Result<Written, CaptureError> {
-        let first = writer.takes_pieces()?.then_some(pcap_head().len() as u64);
-        Ok(Written { writer, first, waiting: Mutex::default(), turn: Mutex::default() })
-    }
-
-    /// Writes a piece at a place of the file; if somebody else is writing just now, he does that later.
-    fn write(&self, piece: Vec<u8>, at: u64, done: impl Fn(Vec<u8>)) -> Result<(), CaptureError> {
-        if let Ok(mut waiting) = self.waiting.lock() {
-            waiting.push((at, piece));
-        }
-        let Ok(_turn) = self.turn.try_lock() else { return Ok(()) };
-        self.write_waiting(done)
-    }
-
-    /// Writes what waits.
-    fn write_waiting(&self, done: impl Fn(Vec<u8>)) -> Result<(), CaptureError> {
-        loop {
-            let next = self.waiting.lock().ok().and_then(|mut waiting| waiting.pop());
-            let Some((at, piece)) = next else { return Ok(()) };
-            self.writer.write_piece(&piece, at)?;
-            done(piece);
-        }
-    }
+/// Where what leaves is written to.
+enum Leaves<'a, 'scope> {
+    Nowhere,
+    /// Pieces of a file are written behind.
+    File(&'scope WriteBehind, &'a Scope<'scope>),
+    /// One after the other.
+    Stream(&'a mut Writer),
 }
 
 /// Takes what leaves: counts, compares, writes.
-#[derive(Default)]
-struct Collector {
+struct Collector<'a, 'scope> {
     golden: Option<Golden>,
-    output: Option<Written>,
-    /// Buffers to use again.
+    output: Leaves<'a, 'scope>,
+    /// Buffers for goldens, to use again.
     spare: Mutex<Vec<Vec<u8>>>,
     error: Option<CaptureError>,
     /// What was emitted in all, and when the window began.
@@ -415,21 +398,32 @@ struct Piece {
     golden_last: u64,
     records: Vec<u8>,
     /// Where the records belong in the file.
-    records_at: Option<u64>,
-    error: Option<CaptureError>,
+    records_at: u64,
 }
 
-impl Collector {
-    /// A buffer that holds anything, and is perhaps large already.
-    fn spare(&self) -> Vec<u8> {
-        self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default()
+impl<'a, 'scope> Collector<'a, 'scope> {
+    fn new(golden: Option<Golden>, output: Leaves<'a, 'scope>, translates: bool) -> Collector<'a, 'scope> {
+        Collector {
+            golden,
+            output,
+            translates,
+            spare: Mutex::default(),
+            error: None,
+            emitted: Emitted::default(),
+            start: Emitted::default(),
+            verdicts: Verdicts::default(),
+            totals: Totals::default(),
+            unusual: Vec::new(),
+            forwarded: Vec::new(),
+            needs_care: false,
+        }
     }
 
-    fn keep(&self, buffer: Vec<u8>) {
-        if buffer.capacity() > 0
-            && let Ok(mut spare) = self.spare.lock()
-        {
-            spare.push(buffer);
+    /// The first write that failed so far, once.
+    fn error(&mut self) -> Option<CaptureError> {
+        match self.output {
+            Leaves::File(behind, _) => behind.error(),
+            _ => self.error.take(),
         }
     }
 
@@ -459,21 +453,19 @@ impl Collector {
     }
 }
 
-impl Sink for Collector {
+impl Sink for Collector<'_, '_> {
     type Piece = Piece;
 
     fn piece(&self, before: Emitted) -> Piece {
         let frames = self.start.frames + before.frames;
         let before = Emitted { frames, bytes: self.start.bytes + before.bytes };
         let mut piece = Piece::default();
-        if let Some(output) = &self.output {
-            piece.records = self.spare();
-            piece.records.clear();
-            let head = PCAP_RECORD_HEAD as u64;
-            piece.records_at = output.first.map(|first| first + frames * head + before.bytes);
+        if let Leaves::File(behind, _) = self.output {
+            piece.records = behind.buffer();
+            piece.records_at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
         }
         if let Some(golden) = &self.golden {
-            piece.golden = self.spare();
+            piece.golden = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
             piece.golden_at = golden.at(before);
         }
         piece
@@ -497,7 +489,7 @@ impl Sink for Collector {
         {
             piece.needs_care |= !self.agrees(golden, piece, &leaving);
         }
-        if self.output.is_some() {
+        if !matches!(self.output, Leaves::Nowhere) {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             match &piece.learned {
                 Some(bytes) if !leaving.frame.bytes.is_empty() => piece.records.extend_from_slice(bytes),
@@ -527,10 +519,14 @@ impl Sink for Collector {
     }
 
     fn finish(&self, piece: &mut Piece) {
-        if let (Some(output), Some(at)) = (&self.output, piece.records_at) {
-            piece.error = output.write(std::mem::take(&mut piece.records), at, |buffer| self.keep(buffer)).err();
+        if let Leaves::File(behind, scope) = self.output {
+            behind.write(scope, std::mem::take(&mut piece.records), piece.records_at);
         }
-        self.keep(std::mem::take(&mut piece.golden));
+        if self.golden.is_some()
+            && let Ok(mut spare) = self.spare.lock()
+        {
+            spare.push(std::mem::take(&mut piece.golden));
+        }
     }
 
     fn collect(&mut self, piece: Piece) {
@@ -552,12 +548,8 @@ impl Sink for Collector {
             let last = golden.file.time(&RecordHead { stamp: piece.golden_last, len: 0, wire_len: 0 });
             golden.last = golden.last.max(last);
         }
-        self.error = self.error.take().or(piece.error);
-        if let Some(output) = &mut self.output
-            && output.first.is_none()
-        {
-            self.error = self.error.take().or(output.writer.write_raw(&piece.records).err());
-            self.keep(piece.records);
+        if let Leaves::Stream(writer) = &mut self.output {
+            self.error = self.error.take().or(writer.write_raw(&piece.records).err());
         }
     }
 }

@@ -12,6 +12,7 @@ mod reply;
 mod session;
 mod translation;
 mod work;
+mod write_behind;
 
 pub use frames::{Frames, StoredFrame};
 pub use load::{Loaded, load};

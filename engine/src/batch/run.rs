@@ -109,8 +109,8 @@ const PLACE_BITS: u32 = 20;
 /// The longest run: no shard can open more connections than have a place.
 pub(super) const LONGEST_RUN: usize = 1 << PLACE_BITS;
 
-/// Packets that are looked up together, so that memory answers several questions at once.
-const GROUP: usize = 16;
+/// Segments whose packets are looked up together, so that memory answers many questions at once.
+const SEGMENTS: usize = 32;
 
 /// What a shard of the table did in a run.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +121,8 @@ pub(super) struct ShardRun {
     timers: Vec<(u32, Nanos, ConnectionId)>,
     /// What it takes to go back.
     journal: Vec<Before>,
+    /// Room for what packets look for.
+    wanted: Vec<Wanted>,
 }
 
 /// A connection that a run opened.
@@ -199,11 +201,6 @@ impl Segment<'_> {
         };
         client.with(end.hash)
     }
-
-    /// Looks at its items, so that memory brings them before they are needed.
-    fn touch(&self) {
-        std::hint::black_box(self.items.iter().step_by(2).fold(0, |sum, item| sum ^ item.number));
-    }
 }
 
 /// What shards need to know, the same for all of them.
@@ -256,7 +253,7 @@ pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: u
 }
 
 /// What a packet looks for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Wanted {
     fingerprint: Fingerprint,
     /// The slot of the first entry with that fingerprint: nearly always the right one, if there is one at all.
@@ -290,33 +287,33 @@ impl ShardRun {
     fn follow(&mut self, number: usize, shard: &mut Shard, stretch: &Stretch<'_>, context: &Context<'_>, first_odd: &AtomicU32) {
         let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
         let packets = segments.iter().map(|segment| segment.items.len()).sum();
-        shard.touch_all(packets);
         self.journal.reserve(packets);
-        for (index, segment) in segments.iter().enumerate() {
-            if let Some(next) = segments.get(index + 1) {
-                next.touch();
+        // Memory is asked first for what is needed of the index, then of the entries, of many packets at a time.
+        let mut wanted = std::mem::take(&mut self.wanted);
+        for segments in segments.chunks(SEGMENTS) {
+            wanted.clear();
+            for segment in segments {
+                for item in segment.items {
+                    let fingerprint = segment.fingerprint(item, context.ends);
+                    let answers = context.ends.facts(item.end).is_some_and(|end| end.answers);
+                    shard.prefetch_index(fingerprint, answers);
+                    wanted.push(Wanted { fingerprint, candidate: u32::from(answers) });
+                }
             }
-            let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
-            for (group, found) in segment.items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let mut wanted = [Wanted::default(); GROUP];
-                // If the first one of a group is an answer most are.
-                let answers = group.first().and_then(|item| context.ends.facts(item.end)).is_some_and(|end| end.answers);
-                let mut looked_at = 0;
-                for (wanted, item) in wanted.iter_mut().zip(group) {
-                    wanted.fingerprint = segment.fingerprint(item, context.ends);
-                    looked_at ^= shard.touch_index(wanted.fingerprint, answers);
-                }
-                std::hint::black_box(looked_at);
-                let mut looked_at = 0;
-                for wanted in &mut wanted[..group.len()] {
-                    wanted.candidate = shard.candidate(wanted.fingerprint, answers);
-                    looked_at ^= shard.touch(wanted.candidate);
-                }
-                std::hint::black_box(looked_at);
-                for ((wanted, item), found) in wanted.iter().zip(group).zip(found) {
+            for wanted in &mut wanted {
+                wanted.candidate = shard.candidate(wanted.fingerprint, wanted.candidate != 0);
+                shard.prefetch(wanted.candidate);
+            }
+            let mut rest = &wanted[..];
+            for segment in segments {
+                let (wanted, others) = rest.split_at(segment.items.len());
+                rest = others;
+                let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
+                for ((wanted, item), found) in wanted.iter().zip(segment.items).zip(found) {
                     let at = (segment.offset + i64::from(item.number)) as u32;
                     // Another shard may have found an odd packet before this one: what follows is done again anyway.
                     if at >= first_odd.load(Ordering::Relaxed) {
+                        self.wanted = Vec::new();
                         return;
                     }
                     let packet = Packet { item, lane: segment.lane, number: at };
@@ -328,6 +325,7 @@ impl ShardRun {
                 }
             }
         }
+        self.wanted = wanted;
     }
 
     /// Takes one packet; none if it is not plain.

@@ -3,6 +3,8 @@
 //! It is no general hash table because of what batch needs of it: to look at the places of several fingerprints before any of
 //! them is searched, so that memory brings them all at once. A library's table was tried first (docs/benchmarks.md).
 
+use prefetch_index::prefetch_index;
+
 /// A hash of all that an entry is looked up by. The index keeps it, so that it grows without looking at entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(pub u32);
@@ -34,10 +36,10 @@ impl Index {
         fingerprint as usize & self.cells.len().wrapping_sub(1)
     }
 
-    /// Looks at where the search for a fingerprint begins, without using it.
+    /// Asks memory for where the search for a fingerprint begins.
     #[inline]
-    pub fn touch(&self, fingerprint: Fingerprint) -> u64 {
-        self.cells.get(self.home(fingerprint.0)).copied().unwrap_or(0)
+    pub fn prefetch(&self, fingerprint: Fingerprint) {
+        prefetch_index(&self.cells, self.home(fingerprint.0));
     }
 
     /// Looks at all cells, if so many searches need most of the lines that they stand in.

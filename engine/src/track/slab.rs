@@ -1,6 +1,7 @@
 //! Where entries lie: in blocks that never move, so that a table that grows copies nothing and wastes less than a block.
 
 use super::connection::{Entry, EntryFlags};
+use prefetch_index::prefetch_index;
 
 /// Entries of a block; a power of two.
 const BLOCK: usize = 256;
@@ -43,6 +44,14 @@ impl Slab {
         }
         self.len += 1;
         slot
+    }
+
+    /// Asks memory for an entry.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(block) = self.blocks.get(slot as usize / BLOCK) {
+            prefetch_index(&block[..], slot as usize % BLOCK);
+        }
     }
 
     /// Looks at all entries, if so many packets need most of the lines of a processor's cache that they stand in.

@@ -283,17 +283,17 @@ impl Shard {
         index.find(fingerprint, |_| true).unwrap_or(u32::MAX)
     }
 
-    /// Looks at where the search for a candidate begins, so that memory brings several of them at once instead of one by one.
-    /// What it returns means nothing.
+    /// Asks memory for where the search for a candidate begins: it brings many at once about as fast as one.
     #[inline]
-    pub fn touch_index(&self, fingerprint: Fingerprint, answer: bool) -> u64 {
-        if answer { self.by_server.touch(fingerprint) } else { self.by_client.touch(fingerprint) }
+    pub fn prefetch_index(&self, fingerprint: Fingerprint, answer: bool) {
+        let index = if answer { &self.by_server } else { &self.by_client };
+        index.prefetch(fingerprint);
     }
 
-    /// Looks at an entry that is asked for in a moment. What it returns means nothing.
+    /// Asks memory for an entry.
     #[inline]
-    pub fn touch(&self, slot: u32) -> u16 {
-        self.slab.get(slot).map_or(0, |entry| entry.client_port)
+    pub fn prefetch(&self, slot: u32) {
+        self.slab.prefetch(slot);
     }
 
     /// Looks at everything that so many packets need most of: in order, memory is several times as fast.

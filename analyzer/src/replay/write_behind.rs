@@ -1,0 +1,95 @@
+//! A file that is written while other windows are worked on: pieces wait for a thread that has nothing else to do.
+
+use crate::capture::{CaptureError, Writer};
+use rayon::Scope;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A file and the pieces that wait for it.
+pub(super) struct WriteBehind {
+    writer: Writer,
+    /// Pieces with their places in the file.
+    waiting: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Somebody writes. A file takes one write at a time: others would only wait for each other.
+    busy: AtomicBool,
+    /// Buffers of pieces that were written.
+    spare: Mutex<Vec<Vec<u8>>>,
+    /// The first write that failed.
+    error: Mutex<Option<CaptureError>>,
+}
+
+/// How many pieces may wait. Whoever makes more of them waits for the file, so that memory does not grow.
+const MOST_WAITING: usize = 32;
+
+impl WriteBehind {
+    /// For a file that takes pieces ([`Writer::takes_pieces`]).
+    pub(super) fn new(writer: Writer) -> WriteBehind {
+        let (waiting, spare, error) = Default::default();
+        WriteBehind { writer, waiting, busy: AtomicBool::new(false), spare, error }
+    }
+
+    /// A buffer for a piece, empty, and perhaps large already.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let mut buffer = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    /// Writes a piece at a place of the file, some time before the scope ends.
+    pub(super) fn write<'scope>(&'scope self, scope: &Scope<'scope>, piece: Vec<u8>, at: u64) {
+        if let Ok(mut waiting) = self.waiting.lock() {
+            waiting.push((at, piece));
+        }
+        if !self.busy.swap(true, Ordering::AcqRel) {
+            scope.spawn(|scope| self.write_on(scope));
+        }
+        while self.waiting() > MOST_WAITING && self.write_one() {}
+    }
+
+    /// Writes a piece, and leaves the others to a time when a thread has nothing else to do again: it may have by now.
+    fn write_on<'scope>(&'scope self, scope: &Scope<'scope>) {
+        self.write_one();
+        if self.waiting() == 0 {
+            self.busy.store(false, Ordering::Release);
+            // One that came in between saw that somebody was writing.
+            if self.waiting() == 0 || self.busy.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+        scope.spawn(|scope| self.write_on(scope));
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.lock().map_or(0, |waiting| waiting.len())
+    }
+
+    /// Writes one of the pieces that wait; false if there is none.
+    fn write_one(&self) -> bool {
+        let Some((at, piece)) = self.waiting.lock().ok().and_then(|mut waiting| waiting.pop()) else { return false };
+        if let Err(failed) = self.writer.write_piece(&piece, at)
+            && let Ok(mut error) = self.error.lock()
+        {
+            error.get_or_insert(failed);
+        }
+        if let Ok(mut spare) = self.spare.lock() {
+            spare.push(piece);
+        }
+        true
+    }
+
+    /// What went wrong so far, once.
+    pub(super) fn error(&self) -> Option<CaptureError> {
+        self.error.lock().ok().and_then(|mut error| error.take())
+    }
+
+    /// Puts the file under its name, after the scope.
+    ///
+    /// # Errors
+    /// Something could not be written, or the name can't be taken.
+    pub(super) fn finish(self) -> Result<(), CaptureError> {
+        match self.error() {
+            Some(error) => Err(error),
+            None => self.writer.finish(),
+        }
+    }
+}
