@@ -336,15 +336,14 @@ impl Batch {
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
         let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
+        run::schedule(parts.ipvs, &context, parts.draws, &self.runs, done, until);
         stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
-        let runs = &self.runs[..];
         let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
         let outcome = |part: usize, number: usize| {
             let stored = outcomes.get(starts[part] + number - range.start).map_or(0, |place| place.load(Ordering::Relaxed));
-            Outcome::read(stored, runs)
+            Outcome::read(stored, outcomes)
         };
         let numbers = |part: usize| {
             let len = frames.part_len(part);
@@ -374,11 +373,11 @@ impl Batch {
                 let mut passing = Passing::new(servers);
                 let numbers = numbers(part);
                 let first = starts[part] + numbers.start - range.start;
-                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+                let own = outcomes.get(first..first + numbers.len()).unwrap_or_default();
                 let arrivals = frames.arrivals(part, numbers.clone());
-                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
+                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(own) {
                     if let Some(arrival) = arrival {
-                        let outcome = Outcome::read(outcome.load(Ordering::Relaxed), runs);
+                        let outcome = Outcome::read(outcome.load(Ordering::Relaxed), outcomes);
                         emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passing);
                     }
                 }

@@ -21,8 +21,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What became of a packet of a run, in one word: what it is and by how much it changed its server's active connections stand
-/// at the top. Below is the binding of its connection; where that is not known yet, the connection's place among those that the
-/// run opened.
+/// at the top. Below is the binding of its connection; where that is not known yet, the number of the packet that opened it, or
+/// if it is that packet, the connection's place among those that the run opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Word(u64);
 
@@ -38,9 +38,14 @@ impl Word {
     const MORE: u64 = 1 << 60;
     const LESS: u64 = 2 << 60;
 
-    /// Of a connection that the run opened: by its shard, its place in the shard's list, and the place of its service.
-    fn opened(kind: u64, shard: usize, place: usize, end: u16) -> Word {
-        Word(kind | u64::from(end) << 32 | (shard as u64) << PLACE_BITS | place as u64)
+    /// It opened a connection: by its shard, its place in the shard's list, and the place of its service.
+    fn opening(shard: usize, place: usize, end: u16) -> Word {
+        Word(Word::OPENS | u64::from(end) << 32 | (shard as u64) << PLACE_BITS | place as u64)
+    }
+
+    /// Of the connection that a packet of the run opened, by that packet's number: those of a connection are seldom far apart.
+    fn fresh(opening: u32) -> Word {
+        Word(Word::FRESH | u64::from(opening))
     }
 
     fn changing(self, active: i32) -> Word {
@@ -70,6 +75,16 @@ impl Word {
     #[inline]
     fn binding(self) -> u32 {
         self.0 as u32
+    }
+
+    /// The word of the packet that opened its connection, if that was in this run.
+    #[inline]
+    fn bound(self, outcomes: &[AtomicU64]) -> Word {
+        if self.kind() != Word::FRESH {
+            return self;
+        }
+        let opening = outcomes.get(self.0 as u32 as usize);
+        Word(opening.map_or(u64::from(UNBOUND), |outcome| outcome.load(Ordering::Relaxed)))
     }
 
     fn end(self) -> u16 {
@@ -133,8 +148,6 @@ struct Opened {
     number: u32,
     slot: u32,
     fingerprint: Fingerprint,
-    /// Its binding, once it has a server.
-    binding: u32,
     /// The place of its service in [`Ends`].
     end: u16,
 }
@@ -365,7 +378,7 @@ impl ShardRun {
         let (longest, word) = if binding & UNBOUND == 0 {
             (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding)))
         } else {
-            let word = Word::opened(Word::FRESH, number, (binding & !UNBOUND) as usize, item.end);
+            let word = Word::fresh(self.opened.get((binding & !UNBOUND) as usize)?.number);
             (context.ways.service(item.end)?.longest, word)
         };
         if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
@@ -400,11 +413,11 @@ impl ShardRun {
         let look = entry.restart(item.time);
         let slot = shard.add(fingerprint, client, entry);
         let (end, time) = (item.end, item.time);
-        self.opened.push(Opened { time, number: at, slot, fingerprint, binding: UNBOUND, end });
+        self.opened.push(Opened { time, number: at, slot, fingerprint, end });
         if let Some(look) = look {
             self.timers.push((at, look, shard.id(slot)));
         }
-        Some(Word::opened(Word::OPENS, number, place, item.end).changing(advance.active))
+        Some(Word::opening(number, place, item.end).changing(advance.active))
     }
 
     #[inline]
@@ -477,7 +490,7 @@ impl ShardRun {
 
 /// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:
 /// the last of `done`, whose time is `until`.
-pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], done: usize, until: Nanos) {
+pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &[ShardRun], done: usize, until: Nanos) {
     ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
     let mut expired = Vec::new();
     while let Some(entry) = ipvs.expire_next(until) {
@@ -531,10 +544,7 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
             ipvs.services.all[service as usize].counters.connections += 1;
             counts.refresh(ipvs, server);
         } else if word.kind() == Word::FRESH {
-            let (shard, place) = word.place();
-            let opening = runs.get(shard).and_then(|run| run.opened.get(place)).map(|opened| opened.number);
-            let outcome = opening.and_then(|number| context.outcomes.get(number as usize));
-            word = outcome.map_or(word, |outcome| Word(outcome.load(Ordering::Relaxed)));
+            word = word.bound(context.outcomes);
         }
         if change != 0
             && let Some(way) = context.ways.binding(word.binding())
@@ -589,14 +599,13 @@ fn choose(
 }
 
 /// Writes what was chosen into the connections.
-fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
+fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &[ShardRun]) {
     let (shards, bindings) = ipvs.shards_mut();
-    shards.par_iter_mut().zip(runs.par_iter_mut()).for_each(|(shard, run)| {
-        for opened in &mut run.opened {
+    shards.par_iter_mut().zip(runs).for_each(|(shard, run)| {
+        for opened in &run.opened {
             let outcome = context.outcomes.get(opened.number as usize);
-            opened.binding = outcome.map_or(UNBOUND, |outcome| Word(outcome.load(Ordering::Relaxed)).binding());
-            if let Some(entry) = shard.at(opened.slot) {
-                entry.binding = opened.binding;
+            if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {
+                entry.binding = Word(outcome.load(Ordering::Relaxed)).binding();
             }
             if context.ways.service(opened.end).is_some_and(|service| service.nat) {
                 shard.index_server(opened.slot, bindings);
@@ -608,14 +617,9 @@ fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
 impl Outcome {
     /// From what tracking stored, once servers are chosen.
     #[inline]
-    pub fn read(stored: u64, runs: &[ShardRun]) -> Outcome {
+    pub fn read(stored: u64, outcomes: &[AtomicU64]) -> Outcome {
         let word = Word(stored);
         let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
-        if word.kind() != Word::FRESH {
-            return Outcome { binding: word.binding(), opens, answer };
-        }
-        let (shard, place) = word.place();
-        let opened = runs.get(shard).and_then(|run| run.opened.get(place));
-        Outcome { binding: opened.map_or(UNBOUND, |opened| opened.binding), opens, answer }
+        Outcome { binding: word.bound(outcomes).binding(), opens, answer }
     }
 }
