@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// How many bytes one thread walks at a time: its share of a window stays in the second-level cache.
-const PART: usize = 512 << 10;
+const PART: usize = 256 << 10;
 /// How many frames a part has at most that comes from a reader.
 const PART_FRAMES: usize = 8192;
 /// How many records in a row must look right before a guess is worth checking.

@@ -29,7 +29,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
-const WINDOW: usize = 16 << 20;
+const WINDOW: usize = 4 << 20;
 /// Windows in use: one is worked on while the next is read.
 const AHEAD: usize = 2;
 /// Bytes of the golden that one thread reads at a time.

@@ -17,9 +17,7 @@ pub struct Index {
     len: usize,
 }
 
-/// As many cells as a line of a processor's cache holds.
-const LINE: usize = 8;
-const FEWEST: usize = 2 * LINE;
+const FEWEST: usize = 16;
 
 /// No cell of a slot: there are fewer of those. It is not 0, because memory that the system has yet to fill with zeros and that
 /// is read before it is written costs two page faults instead of one, the second of which stops all threads.
@@ -40,12 +38,6 @@ impl Index {
     #[inline]
     pub fn prefetch(&self, fingerprint: Fingerprint) {
         prefetch_index(&self.cells, self.home(fingerprint.0));
-    }
-
-    /// Looks at all cells, if so many searches need most of the lines that they stand in.
-    pub fn touch_all(&self, searches: usize) -> u64 {
-        let lines = self.cells.len() / LINE;
-        if searches < lines / 2 { 0 } else { self.cells.iter().step_by(LINE).fold(0, |sum, cell| sum ^ cell) }
     }
 
     /// The first slot with a fingerprint that fits.

@@ -5,8 +5,6 @@ use prefetch_index::prefetch_index;
 
 /// Entries of a block; a power of two.
 const BLOCK: usize = 256;
-/// Entries in a line of a processor's cache.
-const LINE: usize = 64 / size_of::<Entry>();
 
 type Block = [Entry; BLOCK];
 
@@ -52,15 +50,6 @@ impl Slab {
         if let Some(block) = self.blocks.get(slot as usize / BLOCK) {
             prefetch_index(&block[..], slot as usize % BLOCK);
         }
-    }
-
-    /// Looks at all entries, if so many packets need most of the lines of a processor's cache that they stand in.
-    pub fn touch_all(&self, packets: usize) -> u16 {
-        if packets < self.len() / LINE / 2 {
-            return 0;
-        }
-        let lines = self.blocks.iter().flat_map(|block| block.iter().step_by(LINE));
-        lines.fold(0, |sum, entry| sum ^ entry.client_port)
     }
 
     /// All entries in order of slot.

@@ -1,7 +1,7 @@
 //! The connection table: entries with two indices, by the client's view and by the real server's.
 //!
 //! It is split into shards by the client's address and port, which packets of both directions hold: batch works on all shards
-//! at once, each by one thread, and a shard fits into a core's own cache. Nothing that can be observed depends on the shards.
+//! at once, each by one thread. Nothing that can be observed depends on the shards.
 
 use super::binding::{Binding, Bindings};
 use super::connection::{Connection, ConnectionId, Entry, EntryFlags, Flags};
@@ -14,8 +14,9 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How many shards there are. A million connections make shards of about half a megabyte.
-pub const SHARDS: usize = 256;
+/// How many shards there are: enough for many threads to be done at about the same time, and few enough that a window has many
+/// packets for each.
+pub const SHARDS: usize = 64;
 
 /// Where the shard's number stands in a generation.
 const SHARD_SHIFT: u32 = 24;
@@ -102,7 +103,7 @@ impl ClientHash {
     /// The client's shard.
     #[inline]
     pub fn shard(self) -> u8 {
-        (self.0 >> 56) as u8
+        (self.0 >> 58) as u8
     }
 
     /// With the other end, what a connection is found by in every index.
@@ -294,15 +295,6 @@ impl Shard {
     #[inline]
     pub fn prefetch(&self, slot: u32) {
         self.slab.prefetch(slot);
-    }
-
-    /// Looks at everything that so many packets need most of: in order, memory is several times as fast.
-    pub fn touch_all(&self, packets: usize) {
-        std::hint::black_box((
-            self.by_client.touch_all(packets),
-            self.by_server.touch_all(packets),
-            self.slab.touch_all(packets),
-        ));
     }
 
     /// The entry of a packet from a client, its port known. `fits` sees those with the fingerprint.
