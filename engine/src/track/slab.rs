@@ -4,7 +4,7 @@ use super::connection::{Entry, EntryFlags};
 use prefetch_index::prefetch_index;
 
 /// Entries of a block; a power of two.
-const BLOCK: usize = 256;
+const BLOCK: usize = 1024;
 
 type Block = [Entry; BLOCK];
 
