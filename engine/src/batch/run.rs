@@ -498,12 +498,14 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
     }
     let mut expired = expired.into_iter().peekable();
     let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); context.ends.services];
+    let mut are_needed = false;
     for (place, list) in candidates.iter_mut().enumerate() {
         if let Some(end) = context.ways.service(place as u16) {
             ipvs.services.candidates(end.number, list);
+            are_needed |= ipvs.scheduler_looks_at_counts(end.number);
         }
     }
-    let mut counts = Counts { ways: context.ways, candidates };
+    let mut counts = Counts { ways: context.ways, candidates, are_needed };
     for outcome in context.outcomes.iter().take(done) {
         let mut word = Word(outcome.load(Ordering::Relaxed));
         if !word.is_event() {
@@ -564,11 +566,16 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
 struct Counts<'a> {
     ways: &'a Ways,
     candidates: Vec<Vec<Candidate>>,
+    /// Some scheduler looks at them.
+    are_needed: bool,
 }
 
 impl Counts<'_> {
     #[inline]
     fn refresh(&mut self, ipvs: &Ipvs, server: u32) {
+        if !self.are_needed {
+            return;
+        }
         let Some((end, place)) = self.ways.place_of(server) else { return };
         let (Some(candidate), Some(server)) = (
             self.candidates.get_mut(usize::from(end)).and_then(|list| list.get_mut(usize::from(place))),

@@ -200,6 +200,12 @@ impl ServiceScheduler {
         matches!(self, Dh(_) | Sh(_) | Mh(_) | Lblc(_) | Lblcr(_))
     }
 
+    /// Whether its choice depends on how many connections servers have.
+    pub fn looks_at_counts(&self) -> bool {
+        use ServiceScheduler::{Dh, Fo, Mh, Rr, Sh, Wrr};
+        !matches!(self, Rr(_) | Wrr(_) | Dh(_) | Sh(_) | Mh(_) | Fo(_))
+    }
+
     /// Whether its choices are drawn.
     pub fn draws(&self) -> bool {
         matches!(self, ServiceScheduler::Twos(_))

@@ -191,6 +191,11 @@ impl Ipvs {
         self.services.all.get(service as usize).is_none_or(|service| service.scheduler.looks_at_packets())
     }
 
+    /// Whether the choice of a server depends on how many connections they have.
+    pub(crate) fn scheduler_looks_at_counts(&self, service: u32) -> bool {
+        self.services.all.get(service as usize).is_none_or(|service| service.scheduler.looks_at_counts())
+    }
+
     /// The server that the client's connection was observed to go to, when the service has it.
     fn observed(&self, service: u32, flow: &FlowKey, now: Nanos) -> Option<u32> {
         let client = SocketAddr::new(flow.source, flow.source_port);
