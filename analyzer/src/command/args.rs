@@ -208,7 +208,7 @@ pub struct ThroughputArgs {
     /// Forwarding modes to measure [default: dr,nat,tunnel; with -c as the rules say].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODES")]
     pub mode: Vec<Mode>,
-    /// The director, as for `replay`; inferred from each capture when not given, which takes the careful path.
+    /// The director, as for `replay`; inferred from each capture when not given, which a pass of its own does.
     #[arg(short, long, value_name = "PATH", requires = "captures")]
     pub config: Option<PathBuf>,
     /// What to do with the frames that leave: nothing, compare them with a golden, write them.
