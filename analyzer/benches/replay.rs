@@ -2,7 +2,7 @@
 //! beside other programs. Files lie in a temporary folder.
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lvscheck::capture::{BulkReader, BulkWindow, Container, Reader, Writer};
+use lvscheck::capture::{BulkReader, BulkWindow, Container, Input, Reader, Writer};
 use lvscheck::generate::{self, GenerateArgs, Method};
 use lvscheck::replay::{self, Request, Source};
 use lvscheck_engine::Nanos;
@@ -104,9 +104,10 @@ fn captures(criterion: &mut Criterion, folder: &Path) {
             });
         });
         group.bench_function(BenchmarkId::new("BulkReader", name), |bencher| {
+            let input = Input::new(file).expect("it is there");
             let mut window = BulkWindow::default();
             bencher.iter(|| {
-                let mut reader = BulkReader::open(file).expect("it is there");
+                let mut reader = BulkReader::open(&input).expect("it is there");
                 let mut frames = 0;
                 while reader.next_window(&mut window, WINDOW, &|_, _| Some(0)).expect("it is whole") {
                     frames += black_box(&window).len() as u64;

@@ -266,6 +266,32 @@ fn a_closed_pipe_ends_quietly() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What can be read only once gives what the file gives: small and large, plain and compressed, with a director that takes a pass
+/// of its own to be inferred.
+#[test]
+fn standard_input_is_a_capture_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let large = named("large.pcap");
+    let made = lvscheck(&["-q", "generate", &large, "--packets", "80000", "--flows", "8000"]);
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made, None));
+    let compressed = named("large.pcap.zst");
+    std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(&large).unwrap(), 1).unwrap()).unwrap();
+    let http = root().join(HTTP).to_string_lossy().into_owned();
+    for capture in [http.as_str(), &large, &compressed] {
+        let (expected, found) = (named("expected.pcap"), named("found.pcap"));
+        let output = lvscheck(&["-q", "replay", capture, "--mode", "dr", "-w", &expected]);
+        let status = output.status.code();
+        let output = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+            .args(["-q", "replay", "-", "--mode", "dr", "-w", &found])
+            .stdin(std::fs::File::open(capture).unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), status, "{capture}: {}", shown(&output, None));
+        assert!(std::fs::read(&expected).unwrap() == std::fs::read(&found).unwrap(), "{capture}");
+    }
+}
+
 /// Times are this machine's: only what is measured is checked.
 #[test]
 fn throughput_of_a_capture_and_of_generated_traffic() {

@@ -10,6 +10,7 @@
 use super::buffer::Buffer;
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, PcapFormat, Record, RecordHead, Step};
+use super::input::Input;
 use super::reader::Reader;
 use lvscheck_engine::Nanos;
 use rayon::prelude::*;
@@ -120,11 +121,11 @@ impl PlainFile {
     /// # Errors
     /// The file can't be read.
     pub fn open(path: &Path) -> Result<Option<PlainFile>, CaptureError> {
-        let name = path.display().to_string();
+        PlainFile::open_as(path.display().to_string(), path)
+    }
+
+    fn open_as(name: String, path: &Path) -> Result<Option<PlainFile>, CaptureError> {
         let io = |source| CaptureError::Io { name: name.clone(), source };
-        if path.as_os_str() == "-" {
-            return Ok(None);
-        }
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             return Ok(None);
@@ -185,13 +186,13 @@ impl BulkReader {
     ///
     /// # Errors
     /// It can't be opened, or is no capture.
-    pub fn open(path: &Path) -> Result<BulkReader, CaptureError> {
-        let (source, at) = match PlainFile::open(path)? {
+    pub fn open(input: &Input) -> Result<BulkReader, CaptureError> {
+        let (source, at) = match PlainFile::open_as(input.name(), input.path())? {
             Some(file) => {
                 let first = file.first();
                 (Source::Plain(file), first)
             }
-            None => (Source::Other(Box::new(OtherCapture::open(path)?)), 0),
+            None => (Source::Other(Box::new(OtherCapture::open(input)?)), 0),
         };
         Ok(BulkReader { source, at, frames: 0, last: Nanos(0) })
     }
@@ -244,9 +245,9 @@ impl BulkReader {
 }
 
 impl OtherCapture {
-    fn open(path: &Path) -> Result<OtherCapture, CaptureError> {
-        let mut reader = Reader::open(path)?;
-        let size = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+    fn open(input: &Input) -> Result<OtherCapture, CaptureError> {
+        let mut reader = Reader::of(input)?;
+        let size = std::fs::metadata(input.path()).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
         let mut found = Vec::new();
         let first = reader.next_window(&mut found, 1)?.and_then(|window| {
             let record = *window.records.first()?;
@@ -618,7 +619,7 @@ mod tests {
     }
 
     fn in_bulk(path: &Path, most: usize) -> Option<Found> {
-        let mut reader = BulkReader::open(path).unwrap();
+        let mut reader = BulkReader::open(&Input::new(path).unwrap()).unwrap();
         let mut window = BulkWindow::default();
         let mut found = Vec::new();
         while reader.next_window(&mut window, most, &|_, _| Some(0)).ok()? {

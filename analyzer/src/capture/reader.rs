@@ -3,6 +3,7 @@
 use super::compress::{InputFault, Stream, decompress};
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, Record, Step};
+use super::input::Input;
 use lvscheck_engine::Nanos;
 use std::fs::File;
 use std::io::{self, Read};
@@ -104,7 +105,7 @@ impl<'a> Window<'a> {
 }
 
 impl Reader {
-    /// Opens a file; `-` is standard input.
+    /// Opens a file to read it once; `-` is standard input.
     ///
     /// # Errors
     /// It can't be opened, or is no capture.
@@ -112,10 +113,21 @@ impl Reader {
         if path.as_os_str() == "-" {
             return Reader::new("standard input", Box::new(io::stdin()));
         }
+        Reader::open_as(path.display().to_string(), path)
+    }
+
+    /// Opens an input.
+    ///
+    /// # Errors
+    /// It can't be opened, or is no capture.
+    pub fn of(input: &Input) -> Result<Reader, CaptureError> {
+        Reader::open_as(input.name(), input.path())
+    }
+
+    fn open_as(name: String, path: &Path) -> Result<Reader, CaptureError> {
         if path.is_dir() {
             return Err(CaptureError::Folder(path.to_path_buf()));
         }
-        let name = path.display().to_string();
         let file = File::open(path).map_err(|source| CaptureError::Io { name: name.clone(), source })?;
         Reader::new(&name, Box::new(file))
     }

@@ -2,6 +2,7 @@
 
 use super::args::{DiffArgs, Format};
 use super::{CommonArgs, print, warn};
+use crate::capture::Input;
 use crate::compare::ignore::Ignore;
 use crate::compare::{self, Frame, Options};
 use crate::exit::{Failure, Status};
@@ -10,8 +11,8 @@ use crate::report::text::comparison_text;
 
 pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failure> {
     let ignore = Ignore::new(&args.ignore).map_err(Failure::usage)?;
-    let expected = load(std::slice::from_ref(&args.expected))?;
-    let actual = load(std::slice::from_ref(&args.actual))?;
+    let expected = load(&[Input::new(&args.expected)?])?;
+    let actual = load(&[Input::new(&args.actual)?])?;
     for warning in expected.warnings.iter().chain(&actual.warnings) {
         warn(warning);
     }

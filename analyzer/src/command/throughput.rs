@@ -2,6 +2,7 @@
 
 use super::args::{Format, Mode, ThroughputArgs};
 use super::{CommonArgs, print, progress_bar, warn};
+use crate::capture::Input;
 use crate::exit::{Failure, Status};
 use crate::generate::{self, FamilyName, GenerateArgs, Method, Mix, ProtocolName};
 use crate::replay::{Request, ServiceArguments};
@@ -22,8 +23,8 @@ struct Traffic {
 }
 
 pub(super) fn run(args: &ThroughputArgs, common: &CommonArgs) -> Result<Status, Failure> {
-    if args.captures.iter().any(|path| path.as_os_str() == "-") {
-        return Err(Failure::usage("standard input can be read only once, and measurements are repeated; name a file"));
+    if args.captures.iter().any(|path| Input::is_read_once(path)) {
+        return Err(Failure::usage("standard input and pipes can be read only once, and measurements are repeated; name a file"));
     }
     let series = measure_all(args, common)?;
     if let Some(path) = &args.report {

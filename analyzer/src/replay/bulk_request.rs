@@ -7,7 +7,7 @@ use super::place::Places;
 use super::translation::Translations;
 use super::work::{LINGER, LISTENED};
 use super::{Replayed, Request, Source, describe_with, director_summary};
-use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, PlainFile, Writer};
+use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile, Writer};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
@@ -28,8 +28,13 @@ const OBSERVED: usize = 16 << 20;
 ///
 /// # Errors
 /// Something can't be read, written, or can't work.
-pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Step)) -> Result<Option<Replayed>, Failure> {
-    let [capture] = &request.captures[..] else { return Ok(None) };
+pub(super) fn run(
+    request: &Request,
+    inputs: &[Input],
+    start: Instant,
+    observe: &mut dyn FnMut(Step),
+) -> Result<Option<Replayed>, Failure> {
+    let [capture] = inputs else { return Ok(None) };
     let pcapng = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("pcapng"));
     let plain = request.bulk
         && !request.observe
@@ -44,7 +49,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
     let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
     let has_fcs = |interfaces: &[CaptureInterface]| interfaces.iter().any(CaptureInterface::has_fcs);
-    if capture.as_os_str() == "-" || !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
+    if !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
         return Ok(None);
     }
     let Some(description) = describe(request, capture)? else { return Ok(None) };
@@ -89,7 +94,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
         }
     };
     let watch = Watch::new(config, true);
-    let own = stem(capture);
+    let own = stem(capture.given());
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let places = Places::new(config, interfaces);
@@ -102,7 +107,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
     let seconds = start.elapsed().as_secs_f64();
     let mut outcome = result.outcome;
     outcome.input = InputSummary {
-        files: vec![capture.display().to_string()],
+        files: vec![capture.given().display().to_string()],
         frames: result.frames,
         bytes: result.bytes,
         wire_bytes: result.wire_bytes,
@@ -120,7 +125,7 @@ pub(super) fn run(request: &Request, start: Instant, observe: &mut dyn FnMut(Ste
 }
 
 /// The director: as described, or inferred in a pass of its own over the capture.
-fn describe(request: &Request, capture: &Path) -> Result<Option<Description>, Failure> {
+fn describe(request: &Request, capture: &Input) -> Result<Option<Description>, Failure> {
     let mut failure = None;
     let description = describe_with(request, |inference| match observe(inference, capture) {
         Ok(()) => true,
@@ -133,7 +138,7 @@ fn describe(request: &Request, capture: &Path) -> Result<Option<Description>, Fa
 }
 
 /// Shows a capture to an inference: which frames tell anything new is found out by all threads at once.
-fn observe(inference: &mut Inference, capture: &Path) -> Result<(), CaptureError> {
+fn observe(inference: &mut Inference, capture: &Input) -> Result<(), CaptureError> {
     let mut reader = BulkReader::open(capture)?;
     let mut window = BulkWindow::default();
     while reader.next_window(&mut window, OBSERVED, &|_, _| Some(0))? {

@@ -2,10 +2,9 @@
 
 use super::frames::Frames;
 use super::session::InputFrame;
-use crate::capture::{CaptureError, Reader, link};
+use crate::capture::{CaptureError, Input, Reader, link};
 use crate::exit::{Failure, Status};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// Captures that were read.
 #[derive(Debug, Default)]
@@ -41,22 +40,22 @@ impl From<CaptureError> for Failure {
 ///
 /// # Errors
 /// One of them can't be read.
-pub fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+pub fn load(inputs: &[Input]) -> Result<Loaded, Failure> {
     let mut loaded = Loaded { named: true, ..Loaded::default() };
-    for path in paths {
-        read(path, &mut loaded)?;
+    for input in inputs {
+        read(input, &mut loaded)?;
     }
-    if paths.len() > 1 {
+    if inputs.len() > 1 {
         loaded.frames.sort_by_time();
     }
     Ok(loaded)
 }
 
-fn read(path: &Path, loaded: &mut Loaded) -> Result<(), Failure> {
-    let mut reader = Reader::open(path)?;
-    loaded.files.push(if path.as_os_str() == "-" { "-".to_owned() } else { path.display().to_string() });
+fn read(input: &Input, loaded: &mut Loaded) -> Result<(), Failure> {
+    let mut reader = Reader::of(input)?;
+    loaded.files.push(input.given().display().to_string());
     let first_interface = loaded.interfaces.len() as u32;
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let stem = input.given().file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let mut records = Vec::new();
     let mut link_types: Vec<u16> = Vec::new();
     while let Some(window) = reader.next_window(&mut records, usize::MAX)? {

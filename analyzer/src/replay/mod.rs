@@ -22,7 +22,7 @@ pub use session::{InputFrame, Session, Sink};
 pub use translation::Translation;
 pub use work::Probe;
 
-use crate::capture::link;
+use crate::capture::{Input, link};
 use crate::command::args::Mode;
 use crate::compare::Comparison;
 use crate::compare::ignore::Ignore;
@@ -158,11 +158,12 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
 pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> Result<Replayed, Failure> {
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
-    if let Some(replayed) = bulk_request::run(request, start, observe)? {
+    let inputs = request.captures.iter().map(|path| Input::new(path)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(replayed) = bulk_request::run(request, &inputs, start, observe)? {
         return Ok(replayed);
     }
     observe(bulk::Step::Read);
-    let mut loaded = load(&request.captures)?;
+    let mut loaded = load(&inputs)?;
     let golden = match &request.golden {
         Some(Source::File(path)) => Some(load_golden(path)?),
         Some(Source::Same) | None => None,
@@ -223,7 +224,7 @@ fn load_golden(path: &Path) -> Result<Loaded, Failure> {
         let help = "name a capture of what a real director sent, or make one with -w";
         return Err(Failure::new(Status::GoldenMissing, format!("{}: no such golden; {help}", path.display())));
     }
-    load(&[path.to_path_buf()])
+    load(&[Input::new(path)?])
 }
 
 /// The director: described, from the command line, or inferred from the capture.
