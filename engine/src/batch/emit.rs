@@ -9,6 +9,7 @@ use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
+use crate::packet::ipv4::HEADER_LEN as IPV4;
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
 use crate::rewrite::tunnel::{self, Outer};
@@ -135,16 +136,24 @@ impl Emitter<'_> {
                 headers.ttl = headers.ttl.saturating_sub(1);
                 let copy_dont_fragment = self.copy_dont_fragment;
                 let outer = Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment };
-                // Only a checksum over all of it needs more of the inner packet than its header.
-                let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
-                let (start, rest) = packet.split_at(if summed { len } else { ip });
-                inner.clear();
-                inner.extend_from_slice(start);
-                hop_of_right(inner);
-                tunnelled.clear();
-                tunnelled.extend_from_slice(way.link.header.bytes());
-                tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
-                (&tunnelled[..], rest, way.link.interface)
+                let plain = tunnel.kind == TunnelKind::Ipip && v4;
+                if let Some(fields) = tunnel::outer_ipv4(&headers, tunnel, &outer).filter(|_| plain) {
+                    // Two headers of a fixed length: nothing but moves.
+                    let used = begin_tunnel(head, &way.link, &fields.header(), frame);
+                    hop_of_right(&mut head[used - ip..used]);
+                    (&head[..used], &packet[ip..], way.link.interface)
+                } else {
+                    // Only a checksum over all of it needs more of the inner packet than its header.
+                    let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
+                    let (start, rest) = packet.split_at(if summed { len } else { ip });
+                    inner.clear();
+                    inner.extend_from_slice(start);
+                    hop_of_right(inner);
+                    tunnelled.clear();
+                    tunnelled.extend_from_slice(way.link.header.bytes());
+                    tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
+                    (&tunnelled[..], rest, way.link.interface)
+                }
             }
         };
         let leaving = EmittedFrame { time: arrival.time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
@@ -209,4 +218,18 @@ fn begin(head: &mut [u8; HEAD], link: &LinkWay, frame: &[u8], len: usize) -> usi
         head[start + FIRST..start + len].copy_from_slice(&frame[ETHERNET + FIRST..ETHERNET + len]);
     }
     start + len
+}
+
+/// Puts the link header, the outer header and the header of the frame's packet, all of IPv4, into `head`; returns how many bytes
+/// that is.
+#[inline]
+fn begin_tunnel(head: &mut [u8; HEAD], link: &LinkWay, outer: &[u8; IPV4], frame: &[u8]) -> usize {
+    let start = link.header.len;
+    head[..LINK_HEADER].copy_from_slice(&link.header.room);
+    if let (Some(room), Some(inner)) = (head[start..].first_chunk_mut::<{ 2 * IPV4 }>(), frame[ETHERNET..].first_chunk::<IPV4>())
+    {
+        room[..IPV4].copy_from_slice(outer);
+        room[IPV4..].copy_from_slice(inner);
+    }
+    start + 2 * IPV4
 }

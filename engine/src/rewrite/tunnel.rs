@@ -48,34 +48,43 @@ fn copies_dont_fragment(inner: &Headers, outer: &Outer) -> bool {
     outer.copy_dont_fragment && inner.source.is_ipv4() && inner.dont_fragment
 }
 
+/// Type of service of the outer header: congestion experienced becomes capable of it, the tunnel starts anew (RFC 3168 section
+/// 9.1.1).
+fn outer_tos(inner: &Headers) -> u8 {
+    if inner.tos & 3 == 3 { inner.tos & !1 } else { inner.tos }
+}
+
+/// The protocol of what follows the outer header.
+fn outer_protocol(inner: &Headers, tunnel: Tunnel) -> u8 {
+    match tunnel.kind {
+        TunnelKind::Ipip if inner.source.is_ipv4() => 4,
+        TunnelKind::Ipip => 41,
+        TunnelKind::Gue { .. } => 17,
+        TunnelKind::Gre => 47,
+    }
+}
+
+/// The outer header over IPv4 of a packet that has lost its hop; none over IPv6.
+pub fn outer_ipv4(headers: &Headers, tunnel: Tunnel, outer: &Outer) -> Option<Ipv4Fields> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (outer.source, outer.destination) else { return None };
+    let dont_fragment = copies_dont_fragment(headers, outer);
+    let total_len = (overhead(tunnel, true) + headers.total_len) as u16;
+    let (tos, protocol) = (outer_tos(headers), outer_protocol(headers, tunnel));
+    let id = if dont_fragment { 0 } else { outer.id };
+    Some(Ipv4Fields { tos, total_len, id, dont_fragment, ttl: headers.ttl, protocol, source, destination })
+}
+
 /// Appends the packet in its tunnel. `inner` has lost its hop already, and `headers` are its own. Checksums over a packet
 /// whose end was not captured cover what is there.
 pub fn encapsulate(inner: &[u8], headers: &Headers, tunnel: Tunnel, outer: &Outer, out: &mut Vec<u8>) {
-    let over_ipv4 = outer.source.is_ipv4();
-    let overhead = overhead(tunnel, over_ipv4);
-    let len = overhead + headers.total_len;
-    // Congestion experienced becomes capable of it: the tunnel starts anew (RFC 3168 section 9.1.1).
-    let tos = if headers.tos & 3 == 3 { headers.tos & !1 } else { headers.tos };
-    let inner_protocol = if headers.source.is_ipv4() { 4 } else { 41 };
-    let protocol = match tunnel.kind {
-        TunnelKind::Ipip => inner_protocol,
-        TunnelKind::Gue { .. } => 17,
-        TunnelKind::Gre => 47,
-    };
-    match (outer.source, outer.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let dont_fragment = copies_dont_fragment(headers, outer);
-            let id = if dont_fragment { 0 } else { outer.id };
-            let total_len = len as u16;
-            let fields = Ipv4Fields { tos, total_len, id, dont_fragment, ttl: headers.ttl, protocol, source, destination };
-            fields.write(out);
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+    match (outer_ipv4(headers, tunnel, outer), outer.source, outer.destination) {
+        (Some(fields), ..) => fields.write(out),
+        (None, IpAddr::V6(source), IpAddr::V6(destination)) => {
             let fields = Ipv6Fields {
-                traffic_class: tos,
+                traffic_class: outer_tos(headers),
                 flow_label: 0,
-                payload_len: (len - ipv6::HEADER_LEN) as u16,
-                next_header: protocol,
+                payload_len: (overhead(tunnel, false) - ipv6::HEADER_LEN + headers.total_len) as u16,
+                next_header: outer_protocol(headers, tunnel),
                 hop_limit: headers.ttl,
                 source,
                 destination,
@@ -85,6 +94,7 @@ pub fn encapsulate(inner: &[u8], headers: &Headers, tunnel: Tunnel, outer: &Oute
         // A director has no source of one family towards a destination of the other.
         _ => return,
     }
+    let inner_protocol = if headers.source.is_ipv4() { 4 } else { 41 };
     let start = out.len();
     match tunnel.kind {
         TunnelKind::Ipip => out.extend_from_slice(inner),
