@@ -292,6 +292,31 @@ fn standard_input_is_a_capture_like_any_other() {
     }
 }
 
+/// What goes to a pipe can't be taken back: when care is needed at the very end, all of it must still come once.
+#[test]
+fn standard_output_gets_what_a_file_gets() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (plain, back) = (named("plain.pcap"), named("back.pcap"));
+    let made = lvscheck(&["-q", "generate", &plain, "--packets", "80000", "--flows", "8000"]);
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made, None));
+    // The last frame gets the time of the first.
+    let mut bytes = std::fs::read(&plain).unwrap();
+    let (mut last, mut at) = (24, 24);
+    while at < bytes.len() {
+        last = at;
+        at += 16 + u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    bytes.copy_within(24..32, last);
+    std::fs::write(&back, bytes).unwrap();
+    for capture in [&plain, &back] {
+        let written = named("written.pcap");
+        lvscheck(&["-q", "replay", capture, "--mode", "dr", "-w", &written]);
+        let output = lvscheck(&["-q", "replay", capture, "--mode", "dr", "-w", "-"]);
+        assert!(std::fs::read(&written).unwrap() == output.stdout, "{capture}");
+    }
+}
+
 /// Times are this machine's: only what is measured is checked.
 #[test]
 fn throughput_of_a_capture_and_of_generated_traffic() {

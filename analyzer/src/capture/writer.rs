@@ -176,30 +176,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether records can be written at any place, from several threads at once: into a file, not into a pipe.
+    /// Writes what waits in memory.
     ///
     /// # Errors
     /// The disk is full, or the like.
-    pub fn takes_pieces(&mut self) -> Result<bool, CaptureError> {
-        match &mut self.target {
-            Target::File(file, _) => {
-                file.flush().map_err(|source| CaptureError::Io { name: self.name.clone(), source })?;
-                Ok(true)
-            }
-            Target::Stream(_) => Ok(false),
-        }
+    pub fn flush(&mut self) -> Result<(), CaptureError> {
+        let flushed = match &mut self.target {
+            Target::File(file, _) => file.flush(),
+            Target::Stream(stream) => stream.flush(),
+        };
+        flushed.map_err(|source| CaptureError::Io { name: self.name.clone(), source })
     }
 
-    /// Writes records at a place of the file, if [`Writer::takes_pieces`]; else nothing.
+    /// Writes records at a place of the file, after a [`Writer::flush`]; several threads may do that at once.
     ///
     /// # Errors
-    /// The disk is full, or the like.
+    /// The disk is full, or the like; it is a pipe, which has no places.
     pub fn write_piece(&self, bytes: &[u8], offset: u64) -> Result<(), CaptureError> {
-        match &self.target {
-            Target::File(file, _) => write_at(file.get_ref().as_file(), bytes, offset)
-                .map_err(|source| CaptureError::Io { name: self.name.clone(), source }),
-            Target::Stream(_) => Ok(()),
-        }
+        let written = match &self.target {
+            Target::File(file, _) => write_at(file.get_ref().as_file(), bytes, offset),
+            Target::Stream(_) => Err(io::ErrorKind::NotSeekable.into()),
+        };
+        written.map_err(|source| CaptureError::Io { name: self.name.clone(), source })
     }
 
     /// Whether the reader at the other end of a pipe went away: what is written now goes nowhere, and that is no error.

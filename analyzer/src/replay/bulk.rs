@@ -41,7 +41,7 @@ pub struct BulkRequest<'a> {
     pub input: BulkReader,
     /// What to compare with, from its first frame on.
     pub golden: Option<PlainFile>,
-    /// Where to write what leaves.
+    /// Where to write what leaves: a file, no pipe.
     pub write: Option<Writer>,
     /// Where frames stand.
     pub places: Places,
@@ -103,21 +103,16 @@ pub struct BulkResult {
 /// # Errors
 /// Something can't be read or written.
 pub fn run(mut request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
-    let Some(mut writer) = request.write.take() else { return replay(request, Leaves::Nowhere) };
-    if !writer.takes_pieces()? {
-        let result = replay(request, Leaves::Stream(&mut writer))?;
-        writer.finish()?;
-        return Ok(result);
-    }
-    let behind = WriteBehind::new(writer);
-    let result = rayon::in_place_scope(|scope| replay(request, Leaves::File(&behind, scope)))?;
+    let Some(writer) = request.write.take() else { return replay(request, None) };
+    let behind = WriteBehind::new(writer)?;
+    let result = rayon::in_place_scope(|scope| replay(request, Some((&behind, scope))))?;
     if result.is_some() {
         behind.finish()?;
     }
     Ok(result)
 }
 
-fn replay(request: BulkRequest<'_>, output: Leaves<'_, '_>) -> Result<Option<BulkResult>, Failure> {
+fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Option<BulkResult>, Failure> {
     let BulkRequest { mut input, golden, write: _, places, director, mut watch, mut translations, local_ports, end, stage } =
         request;
     let mut batch = Batch::new(director);
@@ -346,22 +341,15 @@ impl Golden {
     }
 }
 
-/// Where what leaves is written to.
-enum Leaves<'a, 'scope> {
-    Nowhere,
-    /// Pieces of a file are written behind.
-    File(&'scope WriteBehind, &'a Scope<'scope>),
-    /// One after the other.
-    Stream(&'a mut Writer),
-}
+/// Where what leaves is written, and what it takes to do that later.
+type File<'a, 'scope> = (&'scope WriteBehind, &'a Scope<'scope>);
 
 /// Takes what leaves: counts, compares, writes.
 struct Collector<'a, 'scope> {
     golden: Option<Golden>,
-    output: Leaves<'a, 'scope>,
+    output: Option<File<'a, 'scope>>,
     /// Buffers for goldens, to use again.
     spare: Mutex<Vec<Vec<u8>>>,
-    error: Option<CaptureError>,
     /// What was emitted in all, and when the window began.
     emitted: Emitted,
     start: Emitted,
@@ -402,13 +390,12 @@ struct Piece {
 }
 
 impl<'a, 'scope> Collector<'a, 'scope> {
-    fn new(golden: Option<Golden>, output: Leaves<'a, 'scope>, translates: bool) -> Collector<'a, 'scope> {
+    fn new(golden: Option<Golden>, output: Option<File<'a, 'scope>>, translates: bool) -> Collector<'a, 'scope> {
         Collector {
             golden,
             output,
             translates,
             spare: Mutex::default(),
-            error: None,
             emitted: Emitted::default(),
             start: Emitted::default(),
             verdicts: Verdicts::default(),
@@ -420,11 +407,8 @@ impl<'a, 'scope> Collector<'a, 'scope> {
     }
 
     /// The first write that failed so far, once.
-    fn error(&mut self) -> Option<CaptureError> {
-        match self.output {
-            Leaves::File(behind, _) => behind.error(),
-            _ => self.error.take(),
-        }
+    fn error(&self) -> Option<CaptureError> {
+        self.output.and_then(|(behind, _)| behind.error())
     }
 
     /// Whether the golden's next frame is this one.
@@ -460,7 +444,7 @@ impl Sink for Collector<'_, '_> {
         let frames = self.start.frames + before.frames;
         let before = Emitted { frames, bytes: self.start.bytes + before.bytes };
         let mut piece = Piece::default();
-        if let Leaves::File(behind, _) = self.output {
+        if let Some((behind, _)) = self.output {
             piece.records = behind.buffer();
             piece.records_at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
         }
@@ -489,7 +473,7 @@ impl Sink for Collector<'_, '_> {
         {
             piece.needs_care |= !self.agrees(golden, piece, &leaving);
         }
-        if !matches!(self.output, Leaves::Nowhere) {
+        if self.output.is_some() {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             match &piece.learned {
                 Some(bytes) if !leaving.frame.bytes.is_empty() => piece.records.extend_from_slice(bytes),
@@ -519,7 +503,7 @@ impl Sink for Collector<'_, '_> {
     }
 
     fn finish(&self, piece: &mut Piece) {
-        if let Leaves::File(behind, scope) = self.output {
+        if let Some((behind, scope)) = self.output {
             behind.write(scope, std::mem::take(&mut piece.records), piece.records_at);
         }
         if self.golden.is_some()
@@ -547,9 +531,6 @@ impl Sink for Collector<'_, '_> {
         if let Some(golden) = &mut self.golden {
             let last = golden.file.time(&RecordHead { stamp: piece.golden_last, len: 0, wire_len: 0 });
             golden.last = golden.last.max(last);
-        }
-        if let Leaves::Stream(writer) = &mut self.output {
-            self.error = self.error.take().or(writer.write_raw(&piece.records).err());
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::bulk::{self, BulkRequest, Step};
 use super::demands::Watch;
+use super::destination::Destination;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::translation::Translations;
 use super::work::{LINGER, LISTENED};
 use super::{Replayed, Request, Source, describe_with, director_summary};
-use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile, Writer};
+use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
@@ -67,7 +68,8 @@ pub(super) fn run(
     };
     let director = Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?;
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let write = request.write.as_deref().map(|path| Writer::create(path, &names)).transpose()?;
+    let destination = request.write.as_deref().map(Destination::new).transpose()?;
+    let write = destination.as_ref().map(|destination| destination.writer(&names)).transpose()?;
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
     let has_golden = golden.is_some();
     let first = std::cell::Cell::new(Nanos(0));
@@ -104,6 +106,7 @@ pub(super) fn run(
     let stage = &mut stage;
     let asked = BulkRequest { input, golden, write, places, director, watch, translations, local_ports, end: &end, stage };
     let Some(result) = bulk::run(asked)? else { return Ok(None) };
+    destination.map(Destination::finish).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
     let mut outcome = result.outcome;
     outcome.input = InputSummary {

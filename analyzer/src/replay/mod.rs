@@ -4,6 +4,7 @@ pub mod bulk;
 mod bulk_request;
 mod check;
 mod demands;
+mod destination;
 mod frames;
 mod load;
 mod outcome;

@@ -22,10 +22,14 @@ pub(super) struct WriteBehind {
 const MOST_WAITING: usize = 32;
 
 impl WriteBehind {
-    /// For a file that takes pieces ([`Writer::takes_pieces`]).
-    pub(super) fn new(writer: Writer) -> WriteBehind {
+    /// For a file.
+    ///
+    /// # Errors
+    /// The disk is full, or the like.
+    pub(super) fn new(mut writer: Writer) -> Result<WriteBehind, CaptureError> {
+        writer.flush()?;
         let (waiting, spare, error) = Default::default();
-        WriteBehind { writer, waiting, busy: AtomicBool::new(false), spare, error }
+        Ok(WriteBehind { writer, waiting, busy: AtomicBool::new(false), spare, error })
     }
 
     /// A buffer for a piece, empty, and perhaps large already.
