@@ -13,13 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 
 /// What a connection is found by: protocol, source and destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct FlowKey {
+pub(crate) struct FlowKey {
     /// Transport protocol.
-    pub(super) protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Source of the packet.
-    pub(super) source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// Its destination.
-    pub(super) destination: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// A connection.
@@ -124,7 +124,7 @@ impl Connection {
 
 /// A place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ConnectionId(u32);
+pub(crate) struct ConnectionId(pub(crate) u32);
 
 /// All connections.
 #[derive(Clone, Debug, Default)]
@@ -184,6 +184,30 @@ impl Connections {
             }
         }
         self.free.push(id.0);
+    }
+
+    /// A connection, to look at.
+    #[inline]
+    pub(super) fn peek(&self, id: ConnectionId) -> Option<&Connection> {
+        self.slots.get(id.0 as usize)?.as_deref()
+    }
+
+    /// The connection that [`Connections::take_expired`] takes next.
+    pub(super) fn peek_expired(&mut self, now: Nanos) -> Option<&Connection> {
+        loop {
+            let &Reverse((due, id, number)) = self.timers.peek().filter(|Reverse((due, ..))| *due <= now)?;
+            let slot = self.slots.get(id.0 as usize).and_then(Option::as_ref);
+            match slot.filter(|connection| connection.number == number).map(|connection| connection.expires) {
+                Some(expires) if expires <= due => return self.peek(id),
+                Some(expires) => {
+                    self.timers.pop();
+                    self.timers.push(Reverse((expires, id, number)));
+                }
+                None => {
+                    self.timers.pop();
+                }
+            }
+        }
     }
 
     /// The next connection that ends at or before `now`, taken out of its place, with the time at which it ended.
