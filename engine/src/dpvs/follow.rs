@@ -148,13 +148,7 @@ impl Director {
     fn ways_of(&self, service: &Service) -> Option<((Protocol, SocketAddr), Vec<(u32, ServerWay)>, Nanos)> {
         let ServiceKey::Address { protocol, address, port } = service.key else { return None };
         let settings = &service.settings;
-        // A datagram may open a connection here only where it carries no UOA.
-        let carries = match protocol {
-            Protocol::TCP => false,
-            Protocol::UDP => self.settings.uoa_max_trail > 0,
-            _ => true,
-        };
-        let odd = carries
+        let odd = !matches!(protocol, Protocol::TCP | Protocol::UDP)
             || settings.one_packet
             || settings.dpvs.syn_proxy
             || settings.dpvs.proxy_protocol != ProxyProtocol::Disable
@@ -250,7 +244,9 @@ impl Director {
         let tcp = request.key.protocol == Protocol::TCP;
         let service = self.services.at(request.key.protocol, request.key.destination)?;
         let shortest = service.servers.iter().map(|server| ways.server(*server).map_or(0, |way| way.mtu)).min()?;
-        if tcp && request.flags & ALL != flag::SYN || u32::from(request.length) > shortest {
+        // A datagram opens a connection here only where it carries no UOA.
+        let opens = if tcp { request.flags & ALL == flag::SYN } else { self.settings.uoa_max_trail == 0 };
+        if !opens || u32::from(request.length) > shortest {
             return None;
         }
         let service = service.number;
