@@ -9,7 +9,7 @@ use super::demands::Watch;
 use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
-use super::translation::Translations;
+use super::translation::{TOA, Translations};
 use crate::capture::{
     BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, Writer, pcap_head, pcap_record_head,
 };
@@ -21,7 +21,7 @@ use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Sta
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, EmittedFrame, Nanos, Output};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -32,6 +32,10 @@ const WINDOW: usize = 16 << 20;
 const AHEAD: usize = 2;
 /// Bytes of the golden that one thread reads at a time.
 const GOLDEN: usize = 64 << 10;
+/// A link header without tags.
+const ETHERNET: usize = 14;
+/// Room for the addresses and ports of both ends of a packet.
+const ENDS: usize = 36;
 
 /// What a bulk replay is told.
 pub struct BulkRequest<'a> {
@@ -106,7 +110,8 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
     let output = write.map(Written::new).transpose()?;
     let mut batch = Batch::new(director);
     let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));
-    let mut collector = Collector { output, golden, translates: translations.wants_more(), ..Collector::default() };
+    let mut collector =
+        Collector { output, golden, translates: translations.wants_more(), room: translations.room(), ..Collector::default() };
     let mut counts = Counts::default();
     let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
         // Made here: when this ends early, so do the channels, and with them the thread that reads.
@@ -144,7 +149,7 @@ pub fn run(request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> {
                     translations.note(frame.bytes, &emitted);
                 }
             }
-            collector.translates = translations.wants_more();
+            (collector.translates, collector.room) = (translations.wants_more(), translations.room());
             counts.add(&window);
             let first = counts.first.unwrap_or_default();
             stage(Step::Frames { frames: counts.frames, position, first });
@@ -386,8 +391,9 @@ struct Collector {
     totals: Totals,
     /// Frames that demands look at.
     unusual: Vec<(usize, usize)>,
-    /// Translations are of interest: of packets that were forwarded one by one, what left for them.
+    /// Translations are of interest, and of so many connections more: of packets that were forwarded, what left for them.
     translates: bool,
+    room: usize,
     forwarded: Vec<((usize, usize), Vec<u8>)>,
     needs_care: bool,
 }
@@ -398,9 +404,11 @@ struct Piece {
     forwarded: u64,
     returned: u64,
     others: Vec<(usize, usize, Verdict)>,
-    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest.
+    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest;
+    /// and the ends of those that took the parallel way: what leaves between the same two shows nothing more.
     left: Vec<Vec<u8>>,
     translated: Vec<((usize, usize), Vec<u8>)>,
+    shown: HashSet<[u8; ENDS]>,
     /// The last frame with the golden's draws, if it has any.
     learned: Option<Vec<u8>>,
     emitted: Emitted,
@@ -433,6 +441,22 @@ impl Collector {
         }
     }
 
+    /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
+    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
+        const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
+        let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
+        let options = leaving.head.get(if v4 { OPTIONS.0 } else { OPTIONS.1 }..).unwrap_or_default();
+        let mut is_first = || {
+            let ends = if v4 { 26..38 } else { 22..58 };
+            let mut key = [0; ENDS];
+            key.iter_mut().zip(leaving.head.get(ends).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+            piece.shown.len() < self.room && piece.shown.insert(key)
+        };
+        if options.contains(&TOA) || is_first() {
+            piece.left.push([leaving.head, leaving.tail].concat());
+        }
+    }
+
     /// Whether the golden's next frame is this one.
     #[inline(always)]
     fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
@@ -453,9 +477,11 @@ impl Collector {
         if leaving.frame.drawn.is_empty() && !leaving.frame.late {
             return expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail;
         }
-        let apart = golden.file.time(&head).0.abs_diff(leaving.frame.time.0);
-        piece.learned = golden.with_draws(expected, &leaving.frame);
-        piece.learned.is_some() && (!leaving.frame.late || Nanos(apart) <= LATE_TIME)
+        let whole = [leaving.head, leaving.tail].concat();
+        let leaving = EmittedFrame { bytes: &whole, ..leaving.frame };
+        let apart = golden.file.time(&head).0.abs_diff(leaving.time.0);
+        piece.learned = golden.with_draws(expected, &leaving);
+        piece.learned.is_some() && (!leaving.late || Nanos(apart) <= LATE_TIME)
     }
 }
 
@@ -487,10 +513,14 @@ impl Sink for Collector {
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
             count(&mut piece.totals, &leaving.frame);
-            piece.learned = None;
             if self.translates {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }
+        } else if self.translates {
+            self.show(piece, &leaving);
+        }
+        if piece.learned.is_some() {
+            piece.learned = None;
         }
         if let Some(golden) = &self.golden
             && !piece.needs_care
@@ -500,8 +530,8 @@ impl Sink for Collector {
         if self.output.is_some() {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             match &piece.learned {
-                Some(bytes) if !leaving.frame.bytes.is_empty() => piece.records.extend_from_slice(bytes),
-                _ => {
+                Some(bytes) => piece.records.extend_from_slice(bytes),
+                None => {
                     piece.records.extend_from_slice(leaving.head);
                     piece.records.extend_from_slice(leaving.tail);
                 }

@@ -8,13 +8,13 @@
 //! ```
 //!
 //! Unlike Linux's connections, which shards follow at once, these are followed one by one, by the code of the serial
-//! composition: so whatever happens in between (connections that end, ports that come back, servers that are chosen) happens
+//! composition, while the frames of those before them are made: so whatever happens in between (connections that end, ports that come back, servers that are chosen) happens
 //! in the serial order, and a run that ends early has nothing to take back. What costs most, headers, searches and frames, is
 //! done in parallel before and after.
 
+use super::Stage;
 use super::frames::{Emitted, Frames, Leaving, Sink};
 use super::lane::{Ends, Item, Lane, Port};
-use super::{LONGEST_RUN, Stage};
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::dpvs::follow::{Leaves, Opening, Outcome, Passed, Request, ServerWay, Ways};
@@ -22,6 +22,7 @@ use crate::dpvs::{ConnectionId, Director, FlowKey, erase_timestamp, is_forged};
 use crate::draws::Draw;
 use crate::output::{DrawnField, DrawnKind, EmittedFrame};
 use crate::packet::checksum::{internet, pseudo_header};
+use crate::track::Fingerprint;
 use crate::verdict::{Forwarded, Verdict};
 use rayon::prelude::*;
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +45,8 @@ const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
 
 /// Packets whose connections are looked at together, so that memory brings several at once.
 const GROUP: usize = 16;
+/// How many packets are followed before their frames are made.
+const CHUNK: usize = 16_384;
 /// In the place of a connection: none was found.
 const NONE: u32 = u32::MAX;
 
@@ -53,8 +56,8 @@ pub(super) struct Plan {
     pub ports: Vec<Port>,
     pub ends: Ends,
     pub ways: Ways,
-    /// What became of the packets of a run.
-    outcomes: Vec<Outcome>,
+    /// What became of the packets of a chunk, and of the one before it.
+    outcomes: (Vec<Outcome>, Vec<Outcome>),
 }
 
 impl Plan {
@@ -67,7 +70,7 @@ impl Plan {
             .collect();
         let services = ways.services.iter().map(|(protocol, end)| ((end.ip(), end.port(), protocol.0), false));
         let ends = Ends::new(services, []);
-        Some(Plan { ports, ends, ways, outcomes: Vec::new() })
+        Some(Plan { ports, ends, ways, outcomes: Default::default() })
     }
 }
 
@@ -85,8 +88,16 @@ pub(super) struct Stretch<'a, F> {
 }
 
 impl<F: Frames> Stretch<'_, F> {
+    /// Those of its frames that are in that range.
+    fn part(&self, range: Range<usize>) -> Self {
+        Stretch { range, ..*self }
+    }
+
     /// The parts that the run has frames of.
     fn parts(&self) -> Range<usize> {
+        if self.range.is_empty() {
+            return 0..0;
+        }
         let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
         part_of(self.range.start)..part_of(self.range.end - 1) + 1
     }
@@ -110,13 +121,22 @@ impl<F: Frames> Stretch<'_, F> {
         self.parts().into_par_iter().for_each(|part| {
             let (lane, items, found) = self.packets(part);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
-            for ((item, found), arrival) in items.iter().zip(found).zip(arrivals) {
-                let Some((key, frame)) = key(plan, lane, item).zip(arrival.map(|arrival| arrival.frame)) else { continue };
-                let transport = transport(&key);
-                let at = transport + ACKNOWLEDGEMENT;
-                let acknowledged = if key.protocol == Protocol::TCP { double(frame, at) } else { 0 };
-                let id = director.find(&key).map_or(NONE, |id| id.0);
-                found.store(u64::from(id) << 32 | u64::from(acknowledged), Ordering::Relaxed);
+            let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
+            for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let mut wanted = [(Fingerprint::default(), 0); GROUP];
+                let mut looked_at = 0;
+                for ((wanted, item), frame) in wanted.iter_mut().zip(items).zip(&mut frames) {
+                    let Some(key) = key(plan, lane, item) else { continue };
+                    let acknowledgement = transport(&key) + ACKNOWLEDGEMENT;
+                    let acknowledged = if key.protocol == Protocol::TCP { double(frame, acknowledgement) } else { 0 };
+                    *wanted = (key.fingerprint(), acknowledged);
+                    looked_at ^= director.touch_index(wanted.0);
+                }
+                std::hint::black_box(looked_at);
+                for (((fingerprint, acknowledged), item), found) in wanted.iter().zip(items).zip(found) {
+                    let id = key(plan, lane, item).and_then(|key| director.find(&key, *fingerprint)).map_or(NONE, |id| id.0);
+                    found.store(u64::from(id) << 32 | u64::from(*acknowledged), Ordering::Relaxed);
+                }
             }
         });
     }
@@ -129,7 +149,11 @@ impl<F: Frames> Stretch<'_, F> {
             let (lane, items, found) = self.packets(part);
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
                 let words = || found.iter().map(|found| found.load(Ordering::Relaxed));
-                std::hint::black_box(words().fold(0, |sum, word| sum ^ director.touch(ConnectionId((word >> 32) as u32))));
+                let touch = |(word, item)| match (word >> 32) as u32 {
+                    NONE => key(plan, lane, item).map_or(0, |key| director.touch_index(key.fingerprint())),
+                    id => director.touch(ConnectionId(id)),
+                };
+                std::hint::black_box(words().zip(items).fold(0, |sum, next| sum ^ touch(next)));
                 for (item, word) in items.iter().zip(words()) {
                     let id = Some((word >> 32) as u32).filter(|id| *id != NONE).map(ConnectionId);
                     let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
@@ -153,68 +177,87 @@ impl<F: Frames> Stretch<'_, F> {
         }
         made
     }
+
+    /// Makes the frames of packets that were followed; `before` is what was made before each part.
+    fn rewrite<S: Sink>(&self, ways: &Ways, outcomes: &[Outcome], before: &[Emitted], sink: &S) -> Vec<(S::Piece, Vec<Passed>)> {
+        self.parts()
+            .into_par_iter()
+            .zip(before)
+            .map(|(part, before)| {
+                let mut piece = sink.piece(*before);
+                let mut passed = vec![Passed::default(); ways.servers()];
+                let numbers = self.numbers(part);
+                let first = self.starts[part] + numbers.start - self.range.start;
+                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+                let arrivals = self.frames.arrivals(part, numbers.clone());
+                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
+                    let Some(arrival) = arrival else { continue };
+                    let verdict = match outcome {
+                        Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
+                        Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
+                    };
+                    if let Some(verdict) = verdict {
+                        sink.verdict(&mut piece, part, number, verdict);
+                    }
+                }
+                sink.finish(&mut piece);
+                (piece, passed)
+            })
+            .collect()
+    }
 }
 
 /// Takes the parallel way; returns how many frames it took.
 pub(super) fn run<F: Frames, S: Sink>(
     director: &mut Director,
     plan: &mut Plan,
-    mut stretch: Stretch<'_, F>,
+    stretch: &Stretch<'_, F>,
     sink: &mut S,
     emitted: &mut Emitted,
     stage: &mut dyn FnMut(Stage),
 ) -> usize {
-    debug_assert!(stretch.range.len() <= LONGEST_RUN);
     stage(Stage::Track);
     let known = director.created();
     stretch.find(director, plan);
     stage(Stage::Schedule);
-    let mut outcomes = std::mem::take(&mut plan.outcomes);
-    outcomes.clear();
-    let made = stretch.follow(director, plan, known, &mut outcomes);
-    let done = outcomes.len();
-    if done > 0 {
-        stage(Stage::Rewrite);
-        stretch.range.end = stretch.range.start + done;
-        let mut before = Vec::with_capacity(made.len());
+    let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
+    followed.clear();
+    let mut before = Vec::new();
+    let mut at = stretch.range.start;
+    // While one chunk is followed the frames of the one before it are made.
+    let mut last = stretch.part(at..at);
+    loop {
+        let next = stretch.part(at..stretch.range.end.min(at + CHUNK));
+        outcomes.clear();
+        let shared: &S = sink;
+        let ways = &plan.ways;
+        let (made, pieces) =
+            rayon::join(|| next.follow(director, plan, known, &mut outcomes), || last.rewrite(ways, &followed, &before, shared));
+        for (piece, passed) in pieces {
+            sink.collect(piece);
+            director.count(ways, &passed);
+        }
+        before.clear();
         for made in made {
             before.push(*emitted);
             emitted.frames += made.frames;
             emitted.bytes += made.bytes;
         }
-        let shared: &S = sink;
-        let parts = stretch.parts();
-        let pieces: Vec<(S::Piece, Vec<Passed>)> = parts
-            .into_par_iter()
-            .zip(before)
-            .map(|(part, before)| {
-                let mut piece = shared.piece(before);
-                let mut passed = vec![Passed::default(); plan.ways.servers()];
-                let numbers = stretch.numbers(part);
-                let first = stretch.starts[part] + numbers.start - stretch.range.start;
-                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
-                let arrivals = stretch.frames.arrivals(part, numbers.clone());
-                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
-                    let Some(arrival) = arrival else { continue };
-                    let verdict = match outcome {
-                        Outcome::Leaves(leaves) => emit(shared, &mut piece, plan, &arrival, leaves, &mut passed),
-                        Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
-                    };
-                    if let Some(verdict) = verdict {
-                        shared.verdict(&mut piece, part, number, verdict);
-                    }
-                }
-                shared.finish(&mut piece);
-                (piece, passed)
-            })
-            .collect();
-        for (piece, passed) in pieces {
-            sink.collect(piece);
-            director.count(&plan.ways, &passed);
+        std::mem::swap(&mut followed, &mut outcomes);
+        last = stretch.part(at..at + followed.len());
+        at = last.range.end;
+        if at < next.range.end || at == stretch.range.end {
+            break;
         }
     }
-    plan.outcomes = outcomes;
-    done
+    stage(Stage::Rewrite);
+    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink);
+    for (piece, passed) in pieces {
+        sink.collect(piece);
+        director.count(&plan.ways, &passed);
+    }
+    plan.outcomes = (followed, outcomes);
+    at - stretch.range.start
 }
 
 /// What the connection of a packet is found by.
@@ -255,14 +298,14 @@ fn opening(arrival: &Arrival<'_>) -> Option<Opening> {
 fn emit<S: Sink>(
     sink: &S,
     piece: &mut S::Piece,
-    plan: &Plan,
+    ways: &Ways,
     arrival: &Arrival<'_>,
     leaves: &Leaves,
     passed: &mut [Passed],
 ) -> Option<Verdict> {
-    let way = plan.ways.server(leaves.server)?;
+    let way = ways.server(leaves.server)?;
     let mut head = [0; HEAD];
-    let made = rewrite(&mut head, arrival.frame, way, leaves, plan.ways.takes_ttl && !leaves.fast)?;
+    let made = rewrite(&mut head, arrival.frame, way, leaves, ways.takes_ttl && !leaves.fast)?;
     let passed = passed.get_mut(leaves.server as usize)?;
     passed.packets += 1;
     passed.bytes += made.length as u64;

@@ -6,7 +6,7 @@ use super::syn_proxy::ProxiedHandshake;
 use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol};
 use crate::draws::Draw;
 use crate::time::Nanos;
-use foldhash::HashMap;
+use crate::track::{Fingerprint, Index};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,61 +22,90 @@ pub(crate) struct FlowKey {
     pub(crate) destination: SocketAddr,
 }
 
-/// A connection.
+impl FlowKey {
+    /// What it is looked up by.
+    #[inline]
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let ports = u64::from(self.source.port()) << 32 | u64::from(self.destination.port()) << 16 | u64::from(self.protocol.0);
+        let mix = |sum: u64, word: u64| {
+            let product = u128::from(sum ^ word) * 0x9e37_79b9_7f4a_7c15;
+            product as u64 ^ (product >> 64) as u64
+        };
+        let address = |sum, address| match address {
+            IpAddr::V4(address) => mix(sum, u32::from(address).into()),
+            IpAddr::V6(address) => mix(mix(sum, (u128::from(address) >> 64) as u64), u128::from(address) as u64),
+        };
+        let sum = address(address(mix(0x2545_f491_4f6c_dd1d, ports), self.source.ip()), self.destination.ip());
+        Fingerprint((sum >> 32) as u32)
+    }
+}
+
+/// Where a direction of a connection stands in the index.
+fn place_of(ConnectionId(id): ConnectionId, direction: Direction) -> u32 {
+    id << 1 | u32::from(direction == Direction::Out)
+}
+
+fn entry_of(place: u32) -> (ConnectionId, Direction) {
+    (ConnectionId(place >> 1), if place & 1 == 0 { Direction::In } else { Direction::Out })
+}
+
+/// A connection. What it is found by stands first, then what every packet of a client needs: together
+/// three lines of a processor's cache.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Connection {
-    /// Which one since the start, from 0: draws are numbered by it.
-    pub(super) number: u64,
-    /// Transport protocol.
-    pub(super) protocol: Protocol,
-    /// How its packets reach the real server.
-    pub(super) method: ForwardingMethod,
-    /// The number of its service.
-    pub(super) service: u32,
-    /// The number of its real server.
-    pub(super) server: u32,
     /// The client.
     pub(super) client: SocketAddr,
     /// The address and port that the client talks to.
     pub(super) service_end: SocketAddr,
-    /// What the real server sees as its client: the local address and port under FULLNAT, else the client.
-    pub(super) local: SocketAddr,
-    /// The real server.
-    pub(super) real: SocketAddr,
+    /// Which one since the start, from 0: draws are numbered by it.
+    pub(super) number: u64,
+    /// When it ends without another packet.
+    pub(super) expires: Nanos,
+    /// A handshake that DPVS made in the client's name.
+    pub(super) handshake: Option<Box<ProxiedHandshake>>,
+    /// The service's `--conn-timeout`, seconds.
+    pub(super) timeout: Option<u32>,
+    /// How often its timer was started.
+    pub(super) timer_starts: u32,
+    /// The number of its real server.
+    pub(super) server: u32,
+    /// The number of its service.
+    pub(super) service: u32,
+    /// A client's segment with this acknowledgement number carries the client's address: one past the real server's SYN.
+    pub(super) trigger: u32,
+    /// What inserted bytes add to the client's sequence numbers, on top of the drawn offset.
+    pub(super) inserted: u32,
+    /// How its packets reach the real server.
+    pub(super) method: ForwardingMethod,
     /// Its state.
     pub(super) state: State,
     /// Counted as active at its real server.
     pub(super) active: bool,
-    /// When it ends without another packet.
-    pub(super) expires: Nanos,
-    /// How often its timer was started.
-    pub(super) timer_starts: u32,
-    /// The service's `--conn-timeout`, seconds.
-    pub(super) timeout: Option<u32>,
-    /// Where its port must go back to: the address that owns it, and the port.
-    pub(super) port: Option<(IpAddr, LocalPort)>,
-    /// One-packet scheduling: never enters the table.
-    pub(super) one_packet: bool,
-    /// The client's first sequence number; none before the first SYN.
-    pub(super) client_start: Option<u32>,
-    /// What inserted bytes add to the client's sequence numbers, on top of the drawn offset.
-    pub(super) inserted: u32,
-    /// A client's segment with this acknowledgement number carries the client's address: one past the real server's SYN.
-    pub(super) trigger: u32,
-    /// What the real server will send next, for the RST at expiry.
-    pub(super) server_next: u32,
-    /// What the real server acknowledged last, for the RST at expiry.
-    pub(super) server_acknowledged: u32,
+    /// Transport protocol.
+    pub(super) protocol: Protocol,
+    /// The first datagram has yet to get its PROXY header.
+    pub(super) proxy_pending: bool,
+    /// Datagrams with UOA that went out; none when the connection carries no UOA (any more).
+    pub(super) uoa_sent: Option<u8>,
+    /// What the real server sees as its client: the local address and port under FULLNAT, else the client.
+    pub(super) local: SocketAddr,
     /// The first frame of the client that may use the fast path.
     pub(super) client_path: Option<Path>,
     /// The first frame of the real server that may use the fast path.
     pub(super) server_path: Option<Path>,
-    /// Datagrams with UOA that went out; none when the connection carries no UOA (any more).
-    pub(super) uoa_sent: Option<u8>,
-    /// The first datagram has yet to get its PROXY header.
-    pub(super) proxy_pending: bool,
-    /// A handshake that DPVS made in the client's name.
-    pub(super) handshake: Option<Box<ProxiedHandshake>>,
+    /// The real server.
+    pub(super) real: SocketAddr,
+    /// The client's first sequence number; none before the first SYN.
+    pub(super) client_start: Option<u32>,
+    /// Where its port must go back to: the address that owns it, and the port.
+    pub(super) port: Option<(IpAddr, LocalPort)>,
+    /// One-packet scheduling: never enters the table.
+    pub(super) one_packet: bool,
+    /// What the real server will send next, for the RST at expiry.
+    pub(super) server_next: u32,
+    /// What the real server acknowledged last, for the RST at expiry.
+    pub(super) server_acknowledged: u32,
 }
 
 /// How a frame came, seen by whoever answers it: the answer swaps the two addresses.
@@ -106,6 +135,16 @@ impl Connection {
         }
     }
 
+    /// Whether packets in a direction have that key.
+    #[inline]
+    pub(super) fn has_key(&self, direction: Direction, key: &FlowKey) -> bool {
+        let (source, destination) = match direction {
+            Direction::In => (&self.client, &self.service_end),
+            Direction::Out => (&self.real, &self.local),
+        };
+        key.source == *source && key.destination == *destination && key.protocol == self.protocol
+    }
+
     /// FULLNAT between an IPv6 client and an IPv4 real server.
     pub(super) fn is_nat64(&self) -> bool {
         self.client.is_ipv6() && self.real.is_ipv4()
@@ -131,7 +170,8 @@ pub(crate) struct ConnectionId(pub(crate) u32);
 pub(super) struct Connections {
     slots: Vec<Option<Box<Connection>>>,
     free: Vec<u32>,
-    index: HashMap<FlowKey, (ConnectionId, Direction)>,
+    /// Slots and directions by what their packets are found by. Of several connections with one key only the last one is in it.
+    index: Index,
     /// When to look at a connection again; packets that put its end off leave its entry here as it is.
     timers: BinaryHeap<Reverse<(Nanos, ConnectionId, u64)>>,
 }
@@ -139,17 +179,35 @@ pub(super) struct Connections {
 impl Connections {
     /// The connection of a packet, and which way the packet goes.
     pub(super) fn find(&self, key: &FlowKey) -> Option<(ConnectionId, Direction)> {
-        self.index.get(key).copied()
+        self.find_at(key, key.fingerprint())
+    }
+
+    /// The same, with the key's fingerprint at hand.
+    #[inline]
+    pub(super) fn find_at(&self, key: &FlowKey, fingerprint: Fingerprint) -> Option<(ConnectionId, Direction)> {
+        let has_key =
+            |(id, direction): &(ConnectionId, Direction)| self.peek(*id).is_some_and(|found| found.has_key(*direction, key));
+        self.index.all(fingerprint).map(entry_of).find(has_key)
+    }
+
+    /// Looks at where the search for a key begins, so that memory brings it before it is needed.
+    #[inline]
+    pub(super) fn touch_index(&self, key: Fingerprint) -> u64 {
+        self.index.touch(key)
     }
 
     /// Enters a connection.
     pub(super) fn insert(&mut self, connection: Box<Connection>) -> ConnectionId {
         let id = ConnectionId(self.free.pop().unwrap_or(self.slots.len() as u32));
-        for direction in [Direction::Out, Direction::In] {
-            self.index.insert(connection.key(direction), (id, direction));
-        }
+        let keys = [Direction::Out, Direction::In].map(|direction| (direction, connection.key(direction)));
         self.timers.push(Reverse((connection.expires, id, connection.number)));
         self.put_back(id, connection);
+        for (direction, key) in keys {
+            if let Some((other, its)) = self.find(&key) {
+                self.index.remove(key.fingerprint(), place_of(other, its));
+            }
+            self.index.insert(key.fingerprint(), place_of(id, direction));
+        }
         id
     }
 
@@ -178,10 +236,7 @@ impl Connections {
     /// Forgets a connection that was taken.
     pub(super) fn forget(&mut self, id: ConnectionId, connection: &Connection) {
         for direction in [Direction::In, Direction::Out] {
-            let key = connection.key(direction);
-            if self.index.get(&key) == Some(&(id, direction)) {
-                self.index.remove(&key);
-            }
+            self.index.remove(connection.key(direction).fingerprint(), place_of(id, direction));
         }
         self.free.push(id.0);
     }
@@ -190,6 +245,12 @@ impl Connections {
     #[inline]
     pub(super) fn peek(&self, id: ConnectionId) -> Option<&Connection> {
         self.slots.get(id.0 as usize)?.as_deref()
+    }
+
+    /// Looks at what following a connection needs of it, so that memory brings it before it is needed.
+    #[inline]
+    pub(super) fn touch(&self, id: ConnectionId) -> u64 {
+        self.peek(id).map_or(0, |connection| connection.number ^ u64::from(connection.local.port()))
     }
 
     /// The connection that [`Connections::take_expired`] takes next.

@@ -14,6 +14,7 @@ use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProto
 use crate::draws::Draw;
 use crate::output::Output;
 use crate::time::Nanos;
+use crate::track::Fingerprint;
 use crate::verdict::DropReason;
 use std::net::{IpAddr, SocketAddr};
 
@@ -183,19 +184,27 @@ impl Director {
         }
     }
 
+    /// Looks at where the search for a connection begins, so that memory brings it before it is needed.
+    #[inline]
+    pub(crate) fn touch_index(&self, key: Fingerprint) -> u64 {
+        self.connections.touch_index(key)
+    }
+
+    /// The connection of a client's packet as the table is now, if it has one.
+    #[inline]
+    pub(crate) fn find(&self, key: &FlowKey, fingerprint: Fingerprint) -> Option<ConnectionId> {
+        self.connections.find_at(key, fingerprint).filter(|(_, direction)| *direction == Direction::In).map(|(id, _)| id)
+    }
+
     /// How many connections were made so far: those that a run opens have this number or a greater one.
     pub(crate) fn created(&self) -> u64 {
         self.created
     }
 
-    /// The connection of a client's packet as the table is now, if it has one.
-    pub(crate) fn find(&self, key: &FlowKey) -> Option<ConnectionId> {
-        self.connections.find(key).filter(|(_, direction)| *direction == Direction::In).map(|(id, _)| id)
-    }
-
     /// Looks at where a connection stands, so that memory brings it before it is needed.
+    #[inline]
     pub(crate) fn touch(&self, id: ConnectionId) -> u64 {
-        self.connections.peek(id).map_or(0, |connection| connection.number ^ u64::from(connection.local.port()))
+        self.connections.touch(id)
     }
 
     /// Takes a packet that comes next; none if it is not plain: then nothing has happened but what happens in the serial
@@ -211,9 +220,9 @@ impl Director {
             return None;
         }
         self.now = request.time;
-        let is_found = |id: &ConnectionId| self.connections.peek(*id).is_some_and(|connection| connection.number < known);
         // A place may have got another connection since.
-        let id = match found.filter(is_found) {
+        let stays = |id: &ConnectionId| self.connections.peek(*id).is_some_and(|connection| connection.number < known);
+        let id = match found.filter(stays) {
             Some(id) => Some(id),
             None => match self.connections.find(&request.key) {
                 Some((id, Direction::In)) => Some(id),
@@ -333,7 +342,8 @@ pub(crate) struct Passed {
     pub forged: u64,
 }
 
-/// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads.
+/// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads. The
+/// connection's real server and its service's address say what its real end is.
 fn is_plain(connection: &Connection, way: &ServerWay, request: &Request) -> bool {
     let opens = request.flags & flag::SYN != 0;
     // One that carries the client's address.
@@ -347,6 +357,5 @@ fn is_plain(connection: &Connection, way: &ServerWay, request: &Request) -> bool
         && connection.uoa_sent.is_none()
         && !connection.proxy_pending
         && connection.server_path.is_none_or(|path| path == there)
-        && connection.real == way.real
         && u32::from(request.length) <= way.mtu
 }

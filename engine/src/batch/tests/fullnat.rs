@@ -238,7 +238,7 @@ fn fullnat_equals_serial_for_odd_directors_and_traffic() {
 
 #[test]
 fn fullnat_equals_serial_for_plain_directors_and_traffic() {
-    try_fullnat(0, 15);
+    try_fullnat(0, 8);
 }
 
 fn plain(scheduler: &str, locals: usize) -> FullNatPlan {
