@@ -168,7 +168,7 @@ pub(crate) struct ConnectionId(pub(crate) u32);
 /// All connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections {
-    slots: Vec<Option<Box<Connection>>>,
+    slots: Vec<Option<Connection>>,
     free: Vec<u32>,
     /// Slots and directions by what their packets are found by. Of several connections with one key only the last one is in it.
     index: Index,
@@ -197,7 +197,7 @@ impl Connections {
     }
 
     /// Enters a connection.
-    pub(super) fn insert(&mut self, connection: Box<Connection>) -> ConnectionId {
+    pub(super) fn insert(&mut self, connection: Connection) -> ConnectionId {
         let id = ConnectionId(self.free.pop().unwrap_or(self.slots.len() as u32));
         let keys = [Direction::Out, Direction::In].map(|direction| (direction, connection.key(direction)));
         self.timers.push(Reverse((connection.expires, id, connection.number)));
@@ -211,13 +211,24 @@ impl Connections {
         id
     }
 
+    /// A connection, to change it; its end must not come nearer, or be [rescheduled](Connections::reschedule).
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Asks for a look at a connection at that time.
+    pub(super) fn look_at(&mut self, id: ConnectionId, number: u64, when: Nanos) {
+        self.timers.push(Reverse((when, id, number)));
+    }
+
     /// Takes a connection out of its place for a while, so that it can be worked on; [`Connections::put_back`] ends that.
-    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+    pub(super) fn take(&mut self, id: ConnectionId) -> Option<Connection> {
         self.slots.get_mut(id.0 as usize)?.take()
     }
 
     /// Puts a connection back that was taken.
-    pub(super) fn put_back(&mut self, id: ConnectionId, connection: Box<Connection>) {
+    pub(super) fn put_back(&mut self, id: ConnectionId, connection: Connection) {
         let at = id.0 as usize;
         if at >= self.slots.len() {
             self.slots.resize(at + 1, None);
@@ -230,7 +241,7 @@ impl Connections {
 
     /// Asks for a look at a connection at its end, which may have come nearer.
     pub(super) fn reschedule(&mut self, id: ConnectionId, connection: &Connection) {
-        self.timers.push(Reverse((connection.expires, id, connection.number)));
+        self.look_at(id, connection.number, connection.expires);
     }
 
     /// Forgets a connection that was taken.
@@ -244,7 +255,7 @@ impl Connections {
     /// A connection, to look at.
     #[inline]
     pub(super) fn peek(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slots.get(id.0 as usize)?.as_deref()
+        self.slots.get(id.0 as usize)?.as_ref()
     }
 
     /// Looks at what following a connection needs of it, so that memory brings it before it is needed.
@@ -272,7 +283,7 @@ impl Connections {
     }
 
     /// The next connection that ends at or before `now`, taken out of its place, with the time at which it ended.
-    pub(super) fn take_expired(&mut self, now: Nanos) -> Option<(Nanos, ConnectionId, Box<Connection>)> {
+    pub(super) fn take_expired(&mut self, now: Nanos) -> Option<(Nanos, ConnectionId, Connection)> {
         while let Some(due) = self.next_timer().filter(|due| *due <= now) {
             let Some(Reverse((_, id, number))) = self.timers.pop() else { break };
             let Some(connection) = self.slots.get(id.0 as usize).and_then(Option::as_ref) else { continue };
@@ -295,6 +306,6 @@ impl Connections {
 
     /// All connections.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter().flatten().map(Box::as_ref)
+        self.slots.iter().flatten()
     }
 }

@@ -8,10 +8,10 @@
 use super::connection::{Connection, ConnectionId, FlowKey, Path};
 use super::director::Director;
 use super::link::{Neighbour, Way};
-use super::service::Service;
+use super::service::{Service, Services};
 use super::state::{Direction, State, flag};
-use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProtocol, ServiceKey};
-use crate::draws::Draw;
+use crate::config::{DpvsSettings, ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProtocol, ServiceKey};
+use crate::draws::{Draw, Draws};
 use crate::output::Output;
 use crate::time::Nanos;
 use crate::track::Fingerprint;
@@ -236,14 +236,15 @@ impl Director {
         if !is_plain(connection, way, request) {
             return None;
         }
-        let mut connection = self.connections.take(id)?;
+        let Director { connections, services, settings, draws, now, .. } = self;
+        let connection = connections.get_mut(id)?;
         let before = connection.expires;
-        self.move_on(&mut connection, request);
-        if connection.expires < before {
-            self.connections.reschedule(id, &connection);
+        connection.follow(request, services, settings, draws, *now);
+        let (number, expires) = (connection.number, connection.expires);
+        let leaves = connection.leaves(settings, draws, false, opening);
+        if expires < before {
+            connections.look_at(id, number, expires);
         }
-        let leaves = self.leaves(&mut connection, false, opening);
-        self.connections.put_back(id, connection);
         Some(Outcome::Leaves(leaves))
     }
 
@@ -263,40 +264,14 @@ impl Director {
             Ok(connection) => connection,
             Err(reason) => return Some(Outcome::Dropped(reason)),
         };
-        self.move_on(&mut connection, request);
+        connection.follow(request, &mut self.services, &self.settings, &self.draws, self.now);
         let opening = opening();
         if tcp {
             connection.client_start = opening.map(|opening| opening.sequence);
         }
-        let leaves = self.leaves(&mut connection, true, || opening);
+        let leaves = connection.leaves(&self.settings, &self.draws, true, || opening);
         self.connections.insert(connection);
         Some(Outcome::Leaves(leaves))
-    }
-
-    /// State, counts and timer of a connection after a client's packet. What passed is counted where frames are made.
-    fn move_on(&mut self, connection: &mut Connection, request: &Request) {
-        connection.state = match connection.protocol {
-            Protocol::TCP => connection.state.after_segment(Direction::In, request.flags, false),
-            _ => connection.state.after_datagram(Direction::In),
-        };
-        self.count_state(connection);
-        self.refresh(connection);
-    }
-
-    fn leaves(&self, connection: &mut Connection, new: bool, opening: impl FnOnce() -> Option<Opening>) -> Leaves {
-        let has_fast_path = !self.settings.fast_xmit_close;
-        if has_fast_path && connection.client_path.is_none() {
-            connection.client_path = opening().map(|Opening { interface, macs: (peer, own), .. }| Path { interface, peer, own });
-        }
-        let drawn = self.draws.value(Draw::SequenceOffset(connection.number)) as u32;
-        Leaves {
-            offset: drawn.wrapping_add(connection.inserted),
-            connection: connection.number,
-            server: connection.server,
-            local: connection.local,
-            new,
-            fast: has_fast_path && connection.server_path.is_some(),
-        }
     }
 
     /// Lets time pass as far as only connections end that do so without a word; whether that is all of it.
@@ -327,6 +302,37 @@ impl Director {
                 service.counters.in_bytes += passed.bytes;
                 service.client_addresses.forged += passed.forged;
             }
+        }
+    }
+}
+
+impl Connection {
+    /// State, counts and timer after a client's packet. What passed is counted where frames are made.
+    #[inline]
+    fn follow(&mut self, request: &Request, services: &mut Services, settings: &DpvsSettings, draws: &Draws, now: Nanos) {
+        self.state = match self.protocol {
+            Protocol::TCP => self.state.after_segment(Direction::In, request.flags, false),
+            _ => self.state.after_datagram(Direction::In),
+        };
+        self.count_state(services);
+        self.restart_timer(&settings.timeouts, draws, now);
+    }
+
+    /// How a client's packet leaves.
+    #[inline]
+    fn leaves(&mut self, settings: &DpvsSettings, draws: &Draws, new: bool, opening: impl FnOnce() -> Option<Opening>) -> Leaves {
+        let has_fast_path = !settings.fast_xmit_close;
+        if has_fast_path && self.client_path.is_none() {
+            self.client_path = opening().map(|Opening { interface, macs: (peer, own), .. }| Path { interface, peer, own });
+        }
+        let drawn = draws.value(Draw::SequenceOffset(self.number)) as u32;
+        Leaves {
+            offset: drawn.wrapping_add(self.inserted),
+            connection: self.number,
+            server: self.server,
+            local: self.local,
+            new,
+            fast: has_fast_path && self.server_path.is_some(),
         }
     }
 }
