@@ -133,6 +133,7 @@ impl<F: Frames> Stretch<'_, F> {
                     looked_at ^= director.touch_index(wanted.0);
                 }
                 std::hint::black_box(looked_at);
+                std::hint::black_box(wanted[..items.len()].iter().fold(0, |sum, (key, _)| sum ^ director.touch_found(*key)));
                 for (((fingerprint, acknowledged), item), found) in wanted.iter().zip(items).zip(found) {
                     let id = key(plan, lane, item).and_then(|key| director.find(&key, *fingerprint)).map_or(NONE, |id| id.0);
                     found.store(u64::from(id) << 32 | u64::from(*acknowledged), Ordering::Relaxed);
@@ -157,11 +158,9 @@ impl<F: Frames> Stretch<'_, F> {
                 for (item, word) in items.iter().zip(words()) {
                     let id = Some((word >> 32) as u32).filter(|id| *id != NONE).map(ConnectionId);
                     let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
-                    let outcome = key(plan, lane, item).and_then(|key| {
-                        let (acknowledgement, length) = (word as u32, item.len);
-                        let request = Request { time: item.time, key, flags: item.flags, acknowledgement, length };
-                        director.follow(&plan.ways, &request, (id, known), opening)
-                    });
+                    let (time, flags, acknowledgement, length) = (item.time, item.flags, word as u32, item.len);
+                    let request = Request { time, flags, acknowledgement, length };
+                    let outcome = director.follow(&plan.ways, &request, (id, known), || key(plan, lane, item), opening);
                     let Some(outcome) = outcome else {
                         made.push(emitted);
                         return made;

@@ -190,6 +190,13 @@ impl Connections {
         self.index.all(fingerprint).map(entry_of).find(has_key)
     }
 
+    /// Looks at what the first connection with a fingerprint is found by.
+    #[inline]
+    pub(super) fn touch_found(&self, fingerprint: Fingerprint) -> u64 {
+        let first = self.index.all(fingerprint).map(entry_of).next();
+        first.and_then(|(id, _)| self.peek(id)).map_or(0, |connection| u64::from(connection.client.port()))
+    }
+
     /// Looks at where the search for a key begins, so that memory brings it before it is needed.
     #[inline]
     pub(super) fn touch_index(&self, key: Fingerprint) -> u64 {

@@ -62,8 +62,6 @@ impl Ways {
 pub(crate) struct Request {
     /// When it arrived.
     pub time: Nanos,
-    /// Where from and where to.
-    pub key: FlowKey,
     /// TCP flags.
     pub flags: u8,
     /// TCP: what it acknowledges.
@@ -190,6 +188,12 @@ impl Director {
         self.connections.touch_index(key)
     }
 
+    /// Looks at the connection that a search most likely finds, for the same end.
+    #[inline]
+    pub(crate) fn touch_found(&self, key: Fingerprint) -> u64 {
+        self.connections.touch_found(key)
+    }
+
     /// The connection of a client's packet as the table is now, if it has one.
     #[inline]
     pub(crate) fn find(&self, key: &FlowKey, fingerprint: Fingerprint) -> Option<ConnectionId> {
@@ -214,6 +218,7 @@ impl Director {
         ways: &Ways,
         request: &Request,
         (found, known): (Option<ConnectionId>, u64),
+        key: impl FnOnce() -> Option<FlowKey>,
         opening: impl FnOnce() -> Option<Opening>,
     ) -> Option<Outcome> {
         if request.time < self.now || !self.pass_quiet_time(request.time) {
@@ -223,14 +228,16 @@ impl Director {
         // A place may have got another connection since.
         let stays = |id: &ConnectionId| self.connections.peek(*id).is_some_and(|connection| connection.number < known);
         let id = match found.filter(stays) {
-            Some(id) => Some(id),
-            None => match self.connections.find(&request.key) {
-                Some((id, Direction::In)) => Some(id),
-                Some((_, Direction::Out)) => return None,
-                None => None,
-            },
+            Some(id) => id,
+            None => {
+                let key = key()?;
+                match self.connections.find(&key) {
+                    Some((id, Direction::In)) => id,
+                    Some((_, Direction::Out)) => return None,
+                    None => return self.follow_opening(ways, request, &key, opening),
+                }
+            }
         };
-        let Some(id) = id else { return self.follow_opening(ways, request, opening) };
         let connection = self.connections.peek(id)?;
         let way = ways.server(connection.server)?;
         if !is_plain(connection, way, request) {
@@ -249,10 +256,16 @@ impl Director {
     }
 
     /// A packet that has no connection.
-    fn follow_opening(&mut self, ways: &Ways, request: &Request, opening: impl FnOnce() -> Option<Opening>) -> Option<Outcome> {
+    fn follow_opening(
+        &mut self,
+        ways: &Ways,
+        request: &Request,
+        key: &FlowKey,
+        opening: impl FnOnce() -> Option<Opening>,
+    ) -> Option<Outcome> {
         const ALL: u8 = flag::SYN | flag::ACK | flag::FIN | flag::RST;
-        let tcp = request.key.protocol == Protocol::TCP;
-        let service = self.services.at(request.key.protocol, request.key.destination)?;
+        let tcp = key.protocol == Protocol::TCP;
+        let service = self.services.at(key.protocol, key.destination)?;
         let shortest = service.servers.iter().map(|server| ways.server(*server).map_or(0, |way| way.mtu)).min()?;
         // A datagram opens a connection here only where it carries no UOA.
         let opens = if tcp { request.flags & ALL == flag::SYN } else { self.settings.uoa_max_trail == 0 };
@@ -260,7 +273,7 @@ impl Director {
             return None;
         }
         let service = service.number;
-        let mut connection = match self.new_connection(service, &request.key) {
+        let mut connection = match self.new_connection(service, key) {
             Ok(connection) => connection,
             Err(reason) => return Some(Outcome::Dropped(reason)),
         };
@@ -355,9 +368,8 @@ fn is_plain(connection: &Connection, way: &ServerWay, request: &Request) -> bool
     // One that carries the client's address.
     let triggers = request.acknowledgement == connection.trigger && request.flags & (flag::SYN | flag::RST) == 0;
     let there = Path { interface: way.interface, peer: way.macs.0, own: way.macs.1 };
-    !opens
-        && !(connection.protocol == Protocol::TCP && triggers)
-        && way.service == connection.service
+    let odd = opens || connection.protocol == Protocol::TCP && triggers;
+    !odd && way.service == connection.service
         && connection.is_fullnat()
         && connection.handshake.is_none()
         && connection.uoa_sent.is_none()

@@ -184,7 +184,7 @@ fn fullnat_frame(packet: &Packet) -> (InterfaceId, Vec<u8>, u32) {
         }
         bytes[at + 2..at + 4].copy_from_slice(&port.to_be_bytes());
     }
-    if tcp && packet.payload % 8 != 0 {
+    if tcp && !packet.payload.is_multiple_of(8) {
         bytes[at + 11] = (1 + packet.payload % 8) as u8;
         bytes[at + 13] |= u8::from(packet.payload % 8 == 7);
         let options: &[u8] = match packet.payload % 16 {
