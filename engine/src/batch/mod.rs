@@ -49,7 +49,7 @@ pub enum Stage {
     Classify,
     /// Connections are found, opened and moved on.
     Track,
-    /// New connections get their servers.
+    /// New connections get their servers. FULLNAT: packets are followed, and most frames made meanwhile.
     Schedule,
     /// Frames are made and given to the sink.
     Rewrite,
