@@ -135,6 +135,7 @@ fn fullnat_is_the_same_both_ways_and_draws_are_learned() {
     };
     let bytes = |name: &str| std::fs::read::<PathBuf>(folder.path().join(name)).unwrap();
     let fast = replayed(true, None, Some("fast.pcap"));
+    assert!(fast.handled.is_some_and(|handled| handled.parallel > 0));
     let careful = replayed(false, None, Some("careful.pcap"));
     assert!(bytes("fast.pcap") == bytes("careful.pcap"));
     assert_eq!(fast.verdicts.rows().collect::<Vec<_>>(), careful.verdicts.rows().collect::<Vec<_>>());

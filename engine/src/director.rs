@@ -134,11 +134,19 @@ impl Director {
         }
     }
 
+    /// The DPVS director, for batch.
+    pub(crate) fn dpvs(&mut self) -> Option<&mut dpvs::Director> {
+        match &mut self.system {
+            SystemDirector::Linux(_) => None,
+            SystemDirector::Dpvs(director) => Some(director),
+        }
+    }
+
     /// The version of all but connections and counters; none when batch can't tell.
     pub(crate) fn version(&self) -> Option<Version> {
         match &self.system {
             SystemDirector::Linux(director) => Some(director.version()),
-            SystemDirector::Dpvs(_) => None,
+            SystemDirector::Dpvs(director) => Some(director.version()),
         }
     }
 
@@ -146,7 +154,7 @@ impl Director {
     pub(crate) fn next_due(&self) -> Nanos {
         match &self.system {
             SystemDirector::Linux(director) => director.next_due(),
-            SystemDirector::Dpvs(_) => Nanos(0),
+            SystemDirector::Dpvs(director) => director.next_due(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::demands::Watch;
 use super::outcome::{Emitted as Totals, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
-use super::translation::Translations;
+use super::translation::{TOA, Translations};
 use super::write_behind::WriteBehind;
 use crate::capture::{
     BulkFrame, BulkReader, BulkWindow, CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, Writer, pcap_head, pcap_record_head,
@@ -23,7 +23,7 @@ use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, EmittedFrame, Nanos, Output};
 use rayon::Scope;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -34,6 +34,10 @@ const WINDOW: usize = 4 << 20;
 const AHEAD: usize = 2;
 /// Bytes of the golden that one thread reads at a time.
 const GOLDEN: usize = 64 << 10;
+/// A link header without tags.
+const ETHERNET: usize = 14;
+/// Room for the addresses and ports of both ends of a packet.
+const ENDS: usize = 36;
 
 /// What a bulk replay is told.
 pub struct BulkRequest<'a> {
@@ -117,7 +121,8 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
         request;
     let mut batch = Batch::new(director);
     let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));
-    let mut collector = Collector::new(golden, output, translations.wants_more());
+    let mut collector =
+        Collector { output, golden, translates: translations.wants_more(), room: translations.room(), ..Collector::default() };
     let mut counts = Counts::default();
     let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
         // Made here: when this ends early, so do the channels, and with them the thread that reads.
@@ -155,7 +160,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
                     translations.note(frame.bytes, &emitted);
                 }
             }
-            collector.translates = translations.wants_more();
+            (collector.translates, collector.room) = (translations.wants_more(), translations.room());
             counts.add(&window);
             let first = counts.first.unwrap_or_default();
             stage(Step::Frames { frames: counts.frames, position, first });
@@ -345,6 +350,7 @@ impl Golden {
 type File<'a, 'scope> = (&'scope WriteBehind, &'a Scope<'scope>);
 
 /// Takes what leaves: counts, compares, writes.
+#[derive(Default)]
 struct Collector<'a, 'scope> {
     golden: Option<Golden>,
     output: Option<File<'a, 'scope>>,
@@ -357,8 +363,9 @@ struct Collector<'a, 'scope> {
     totals: Totals,
     /// Frames that demands look at.
     unusual: Vec<(usize, usize)>,
-    /// Translations are of interest: of packets that were forwarded one by one, what left for them.
+    /// Translations are of interest, and of so many connections more: of packets that were forwarded, what left for them.
     translates: bool,
+    room: usize,
     forwarded: Vec<((usize, usize), Vec<u8>)>,
     needs_care: bool,
 }
@@ -369,9 +376,11 @@ struct Piece {
     forwarded: u64,
     returned: u64,
     others: Vec<(usize, usize, Verdict)>,
-    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest.
+    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest;
+    /// and the ends of those that took the parallel way: what leaves between the same two shows nothing more.
     left: Vec<Vec<u8>>,
     translated: Vec<((usize, usize), Vec<u8>)>,
+    shown: HashSet<[u8; ENDS]>,
     /// The last frame with the golden's draws, if it has any.
     learned: Option<Vec<u8>>,
     emitted: Emitted,
@@ -389,26 +398,26 @@ struct Piece {
     records_at: u64,
 }
 
-impl<'a, 'scope> Collector<'a, 'scope> {
-    fn new(golden: Option<Golden>, output: Option<File<'a, 'scope>>, translates: bool) -> Collector<'a, 'scope> {
-        Collector {
-            golden,
-            output,
-            translates,
-            spare: Mutex::default(),
-            emitted: Emitted::default(),
-            start: Emitted::default(),
-            verdicts: Verdicts::default(),
-            totals: Totals::default(),
-            unusual: Vec::new(),
-            forwarded: Vec::new(),
-            needs_care: false,
-        }
-    }
-
+impl Collector<'_, '_> {
     /// The first write that failed so far, once.
     fn error(&self) -> Option<CaptureError> {
         self.output.and_then(|(behind, _)| behind.error())
+    }
+
+    /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
+    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
+        const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
+        let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
+        let options = leaving.head.get(if v4 { OPTIONS.0 } else { OPTIONS.1 }..).unwrap_or_default();
+        let mut is_first = || {
+            let ends = if v4 { 26..38 } else { 22..58 };
+            let mut key = [0; ENDS];
+            key.iter_mut().zip(leaving.head.get(ends).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+            piece.shown.len() < self.room && piece.shown.insert(key)
+        };
+        if options.contains(&TOA) || is_first() {
+            piece.left.push([leaving.head, leaving.tail].concat());
+        }
     }
 
     /// Whether the golden's next frame is this one.
@@ -431,9 +440,11 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         if leaving.frame.drawn.is_empty() && !leaving.frame.late {
             return expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail;
         }
-        let apart = golden.file.time(&head).0.abs_diff(leaving.frame.time.0);
-        piece.learned = golden.with_draws(expected, &leaving.frame);
-        piece.learned.is_some() && (!leaving.frame.late || Nanos(apart) <= LATE_TIME)
+        let whole = [leaving.head, leaving.tail].concat();
+        let leaving = EmittedFrame { bytes: &whole, ..leaving.frame };
+        let apart = golden.file.time(&head).0.abs_diff(leaving.time.0);
+        piece.learned = golden.with_draws(expected, &leaving);
+        piece.learned.is_some() && (!leaving.late || Nanos(apart) <= LATE_TIME)
     }
 }
 
@@ -463,10 +474,14 @@ impl Sink for Collector<'_, '_> {
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
             count(&mut piece.totals, &leaving.frame);
-            piece.learned = None;
             if self.translates {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }
+        } else if self.translates {
+            self.show(piece, &leaving);
+        }
+        if piece.learned.is_some() {
+            piece.learned = None;
         }
         if let Some(golden) = &self.golden
             && !piece.needs_care
@@ -476,8 +491,8 @@ impl Sink for Collector<'_, '_> {
         if self.output.is_some() {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             match &piece.learned {
-                Some(bytes) if !leaving.frame.bytes.is_empty() => piece.records.extend_from_slice(bytes),
-                _ => {
+                Some(bytes) => piece.records.extend_from_slice(bytes),
+                None => {
                     piece.records.extend_from_slice(leaving.head);
                     piece.records.extend_from_slice(leaving.tail);
                 }

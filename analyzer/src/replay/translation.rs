@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The kind of DPVS's TCP option of address (reference/dpvs-fullnat.md section 7).
-const TOA: u8 = 254;
+pub const TOA: u8 = 254;
 
 /// How FULLNAT shows a connection to its real server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,11 @@ impl Translations {
     /// Whether more packets could tell more.
     pub fn wants_more(&self) -> bool {
         self.list.len() < self.most || self.waiting > 0
+    }
+
+    /// How many connections more there is room for.
+    pub fn room(&self) -> usize {
+        self.most - self.list.len().min(self.most)
     }
 
     /// A client's packet was forwarded as the second frame.

@@ -125,7 +125,7 @@ pub(super) struct Port {
 /// What a part of a window holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lane {
-    /// Packets in lane, by shard and within a shard in order.
+    /// Packets in lane, by shard and within a shard in order; or all in order (see [`Rules::by_shard`]).
     pub items: Vec<Item>,
     /// Where each shard's items end.
     pub ends: Vec<u32>,
@@ -272,7 +272,12 @@ impl Lane {
             }
         }
         self.bytes = bytes;
-        self.sort(unsorted, counts);
+        if rules.by_shard {
+            self.sort(unsorted, counts);
+        } else {
+            self.ends.clear();
+            std::mem::swap(&mut self.items, unsorted);
+        }
     }
 
     /// Puts the items in order of shard, of which there are so many each.
@@ -308,6 +313,8 @@ pub(super) struct Rules<'a, G, W> {
     pub ports: &'a [Port],
     /// Services and servers.
     pub ends: &'a Ends,
+    /// Packets are put in order of shard.
+    pub by_shard: bool,
     /// Whether a packet from that address may come in by that interface. It is asked seldom, its answers are kept.
     pub source_is_good: G,
     /// The MTU of the way of an answer that came in by that interface to its client, if there is one.

@@ -12,9 +12,12 @@
 //! the parallel way, over stretches in which nothing but connections changes; all others are given to the serial director, one
 //! by one, in their place. What moves a connection on, what a scheduler chooses and what a method does to a packet is in both
 //! compositions the same code.
+//!
+//! So it is for the Linux director. FULLNAT of DPVS, whose packets classify sorts out by the same rules, goes on in fullnat.rs.
 
 mod emit;
 mod frames;
+mod fullnat;
 mod lane;
 mod run;
 #[cfg(test)]
@@ -23,7 +26,8 @@ mod way;
 
 pub use frames::{Emitted, Frames, Leaving, Sink, Slice};
 
-use crate::director::{Director, Version};
+use crate::config::InterfaceId;
+use crate::director::{Director, ParallelParts, Version};
 use crate::output::Output;
 use crate::time::Nanos;
 use crate::track::Passed;
@@ -32,6 +36,7 @@ use emit::{Emitter, Passing};
 use lane::{Lane, Rules, Scratch};
 use rayon::prelude::*;
 use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +49,7 @@ pub enum Stage {
     Classify,
     /// Connections are found, opened and moved on.
     Track,
-    /// New connections get their servers.
+    /// New connections get their servers. FULLNAT: packets are followed, and most frames made meanwhile.
     Schedule,
     /// Frames are made and given to the sink.
     Rewrite,
@@ -74,7 +79,7 @@ pub struct Batch {
     shortest_run: usize,
     longest_detour: usize,
     /// What packets in lane are, and as of which version of the director.
-    plan: Option<(Version, Option<Plan>)>,
+    plan: Option<(Version, Composition)>,
     lanes: Vec<Lane>,
     scratches: Vec<Scratch>,
     /// The number of each part's first frame in the window, and the number of all frames.
@@ -85,6 +90,28 @@ pub struct Batch {
     runs: Vec<ShardRun>,
     handled: Handled,
     out: Output,
+}
+
+/// What takes packets in lane further.
+#[derive(Debug)]
+enum Composition {
+    /// Nothing: there are none.
+    Nothing,
+    /// The Linux director's stages.
+    Linux(Box<Plan>),
+    /// Those of DPVS's FULLNAT.
+    FullNat(Box<fullnat::Plan>),
+}
+
+impl Composition {
+    fn of(director: &mut Director) -> Composition {
+        let linux = |parts: ParallelParts<'_>| Plan::new(parts.host, parts.ipvs).map(|plan| Composition::Linux(Box::new(plan)));
+        let composition = match director.dpvs() {
+            Some(dpvs) => fullnat::Plan::new(dpvs).map(|plan| Composition::FullNat(Box::new(plan))),
+            None => director.parallel_parts().and_then(linux),
+        };
+        composition.unwrap_or(Composition::Nothing)
+    }
 }
 
 /// A parallel run costs about this many serial packets: shorter ones are not worth it.
@@ -197,35 +224,39 @@ impl Batch {
     /// Makes sure that the plan is that of the director as it is; whether there is one and it may be used now.
     fn has_plan(&mut self) -> bool {
         let Some(version) = self.director.version() else { return false };
-        let Some(parts) = self.director.parallel_parts() else { return false };
+        let is_plain = match (self.director.dpvs().map(|dpvs| dpvs.is_plain()), self.director.parallel_parts()) {
+            (Some(is_plain), _) => is_plain,
+            (None, Some(parts)) => parts.ipvs.is_plain() && !parts.host.neighbours.is_full(),
+            (None, None) => return false,
+        };
         if self.plan.as_ref().is_none_or(|(known, _)| *known != version) {
-            self.plan = Some((version, Plan::new(parts.host, parts.ipvs)));
+            self.plan = Some((version, Composition::of(&mut self.director)));
             self.scratches.iter_mut().for_each(Scratch::forget);
         }
-        parts.ipvs.is_plain() && !parts.host.neighbours.is_full() && matches!(&self.plan, Some((_, Some(_))))
+        is_plain && !matches!(&self.plan, None | Some((_, Composition::Nothing)))
     }
 
     /// Reads the headers of all frames of the window.
     fn classify<F: Frames>(&mut self, frames: &F) {
-        let (Some((_, Some(plan))), Some(parts)) = (&self.plan, self.director.parallel_parts()) else { return };
-        let host = parts.host;
-        self.lanes.resize_with(frames.parts(), Lane::default);
-        let rules = Rules {
-            ports: &plan.ports,
-            ends: &plan.ends,
-            source_is_good: |source, on| source_is_good(host, source, on),
-            way_back: |client, on| way_back(host, client, on).map(|way| way.mtu),
-        };
-        // Kept from window to window, as many as there are threads.
-        let scratches = Mutex::new(std::mem::take(&mut self.scratches));
-        self.lanes.par_iter_mut().enumerate().for_each(|(part, lane)| {
-            let mut scratch = scratches.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
-            lane.fill(&mut scratch, frames.arrivals(part, 0..frames.part_len(part)), &rules);
-            if let Ok(mut free) = scratches.lock() {
-                free.push(scratch);
+        match (&self.plan, self.director.parallel_parts().map(|parts| parts.host)) {
+            (Some((_, Composition::Linux(plan))), Some(host)) => {
+                let rules = Rules {
+                    ports: &plan.ports,
+                    ends: &plan.ends,
+                    by_shard: true,
+                    source_is_good: |source, on| source_is_good(host, source, on),
+                    way_back: |client, on| way_back(host, client, on).map(|way| way.mtu),
+                };
+                fill(&mut self.lanes, &mut self.scratches, frames, &rules);
             }
-        });
-        self.scratches = scratches.into_inner().unwrap_or_default();
+            (Some((_, Composition::FullNat(plan))), _) => {
+                // DPVS takes packets from anywhere.
+                let (ports, ends) = (&plan.ports[..], &plan.ends);
+                let rules = Rules { ports, ends, by_shard: false, source_is_good: |_, _| true, way_back: |_, _| None };
+                fill(&mut self.lanes, &mut self.scratches, frames, &rules);
+            }
+            _ => return,
+        }
         let mut base = 0;
         for lane in &mut self.lanes {
             lane.base = base;
@@ -239,8 +270,15 @@ impl Batch {
     /// How far a run can go at most: to the next frame that is not plain, to the next moment at which anything but connections
     /// may change, or to where time goes backwards.
     fn run_end<F: Frames>(&self, frames: &F, range: Range<usize>) -> usize {
-        let Some((_, Some(plan))) = &self.plan else { return range.start };
-        let due = self.director.next_due();
+        let due = match &self.plan {
+            Some((_, Composition::FullNat(plan))) => self.director.next_due().min(plan.ways.until),
+            _ => self.director.next_due(),
+        };
+        let shortest_timeout = match &self.plan {
+            Some((_, Composition::Linux(plan))) => plan.shortest_timeout,
+            // Connections that end do so in their place.
+            _ => Nanos::NEVER,
+        };
         let mut latest: Option<Nanos> = None;
         let mut limit = due;
         for (part, (lane, start)) in self.lanes.iter().zip(&self.starts).enumerate() {
@@ -259,7 +297,7 @@ impl Batch {
             if first < end {
                 let begins = time(first);
                 if latest.is_none() {
-                    limit = due.min(begins + plan.shortest_timeout);
+                    limit = due.min(begins + shortest_timeout);
                 }
                 if latest.is_some_and(|latest| begins < latest) {
                     return first;
@@ -310,7 +348,15 @@ impl Batch {
         emitted: &mut Emitted,
         stage: &mut dyn FnMut(Stage),
     ) -> usize {
-        let (Some((_, Some(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else { return 0 };
+        if let Some((_, Composition::FullNat(plan))) = &mut self.plan {
+            let Some(director) = self.director.dpvs() else { return 0 };
+            let (lanes, starts, found) = (&self.lanes[..], &self.starts[..], &self.found[..]);
+            let stretch = fullnat::Stretch { frames, lanes, starts, range, found };
+            return fullnat::run(director, plan, &stretch, sink, emitted, stage);
+        }
+        let (Some((_, Composition::Linux(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else {
+            return 0;
+        };
         stage(Stage::Track);
         plan.ways.learn(&plan.ends, parts.ipvs);
         if self.outcomes.len() < range.len() {
@@ -391,4 +437,24 @@ impl Batch {
         }
         done
     }
+}
+
+/// Fills a lane for every part of a window.
+fn fill<F, G, W>(lanes: &mut Vec<Lane>, scratches: &mut Vec<Scratch>, frames: &F, rules: &Rules<'_, G, W>)
+where
+    F: Frames,
+    G: Fn(IpAddr, InterfaceId) -> bool + Sync,
+    W: Fn(IpAddr, InterfaceId) -> Option<u32> + Sync,
+{
+    lanes.resize_with(frames.parts(), Lane::default);
+    // Kept from window to window, as many as there are threads.
+    let free = Mutex::new(std::mem::take(scratches));
+    lanes.par_iter_mut().enumerate().for_each(|(part, lane)| {
+        let mut scratch = free.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+        lane.fill(&mut scratch, frames.arrivals(part, 0..frames.part_len(part)), rules);
+        if let Ok(mut free) = free.lock() {
+            free.push(scratch);
+        }
+    });
+    *scratches = free.into_inner().unwrap_or_default();
 }

@@ -1,6 +1,8 @@
 //! Batch equals serial: random directors, random traffic with oddities, any number of threads, any size of windows.
 #![allow(clippy::unwrap_used)]
 
+mod fullnat;
+
 use super::*;
 use crate::config::{
     Address, AddressScope, Command, DirectorConfig, ForwardingMethod, Interface, InterfaceId, MacAddr, MarkRule, NeighbourEntry,
@@ -128,6 +130,7 @@ fn compare(config: &DirectorConfig, arrivals: &[Arrival<'_>], cut: Cut) -> u64 {
         let now = now + Nanos::from_secs(later);
         serial.advance(now, &mut out);
         batch.director_mut().advance(now, &mut out);
+        assert_eq!(serial.client_addresses(), batch.director().client_addresses(), "client addresses {later} s later");
         assert_eq!(serial.services(), batch.director().services(), "services {later} s later");
         assert_eq!(serial.connections(now), batch.director().connections(now), "connections {later} s later");
     }
@@ -543,13 +546,20 @@ fn arp_request(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
+/// What makes a packet's frame: where it arrives, its bytes, its length on the wire.
+type Framing = fn(&Packet) -> (InterfaceId, Vec<u8>, u32);
+
 fn run_case(config: &DirectorConfig, packets: &[Packet], cut: Cut) -> u64 {
+    run_frames(config, packets, cut, frame)
+}
+
+fn run_frames(config: &DirectorConfig, packets: &[Packet], cut: Cut, framing: Framing) -> u64 {
     let mut time = 1_700_000_000_000_000_000u64;
     let frames: Vec<(u64, InterfaceId, Vec<u8>, u32)> = packets
         .iter()
         .map(|packet| {
             time = if packet.back_in_time { time - packet.gap.min(3_000_000_000) } else { time + packet.gap };
-            let (on, bytes, wire) = frame(packet);
+            let (on, bytes, wire) = framing(packet);
             (time, on, bytes, wire)
         })
         .collect();

@@ -41,6 +41,11 @@ impl AccessLists {
             && self.white.get(&key).is_none_or(|clients| clients.contains(&client))
     }
 
+    /// Whether no client is on any of them.
+    pub(super) fn is_empty(&self) -> bool {
+        self.black.is_empty() && self.white.is_empty()
+    }
+
     fn list(&mut self, list: AddressList) -> &mut Lists {
         match list {
             AddressList::Black => &mut self.black,

@@ -11,7 +11,7 @@ use crate::config::{
     Address, AddressScope, Command, DirectorConfig, DpvsSettings, InterfaceId, MarkRule, Network, ScheduledCommand, ServerKey,
     ServiceKey,
 };
-use crate::director::{Arrival, ConfigError};
+use crate::director::{Arrival, ConfigError, Version};
 use crate::draws::Draws;
 use crate::observe::Observations;
 use crate::output::Output;
@@ -110,6 +110,22 @@ impl Director {
         self.forget_doubts();
         self.pass_time(now, out);
         self.now = self.now.max(now);
+    }
+
+    /// Whether time passes yet.
+    pub(super) fn has_begun(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Changes whenever anything but connections and counters may have changed.
+    pub(crate) fn version(&self) -> Version {
+        (self.changes_done, self.link.learned, 0)
+    }
+
+    /// When the next scheduled change is due.
+    pub(crate) fn next_due(&self) -> Nanos {
+        let next = self.changes.get(self.changes_done).zip(self.start);
+        next.map_or(Nanos::NEVER, |(change, start)| start + change.after)
     }
 
     fn pass_time(&mut self, now: Nanos, out: &mut Output) {

@@ -2,30 +2,43 @@
 
 use super::connection::{Connection, ConnectionId, Path};
 use super::director::Director;
+use super::service::Services;
 use super::state::{State, flag};
 use super::syn_proxy::segment;
 use super::wire::{Packet, tcp};
-use crate::config::{InterfaceId, Protocol};
-use crate::draws::Draw;
+use crate::config::{DpvsTimeouts, InterfaceId, Protocol};
+use crate::draws::{Draw, Draws};
 use crate::output::{DrawnKind, Output};
 use crate::time::Nanos;
+
+impl Connection {
+    /// Starts its timer anew, with the time of its state.
+    pub(super) fn restart_timer(&mut self, timeouts: &DpvsTimeouts, draws: &Draws, now: Nanos) {
+        let seconds = self.state.seconds(timeouts, self.timeout);
+        self.timer_starts += 1;
+        let jitter = Nanos(draws.value(self.jitter()));
+        self.expires = now + Nanos::from_secs(u64::from(seconds)) + jitter;
+    }
+
+    /// Counts it as active or inactive by its state.
+    pub(super) fn count_state(&mut self, services: &mut Services) {
+        let active = self.state.is_active();
+        if active != self.active {
+            self.active = active;
+            services.set_active(self.server, active);
+        }
+    }
+}
 
 impl Director {
     /// Starts a connection's timer anew, with the time of its state.
     pub(super) fn refresh(&mut self, connection: &mut Connection) {
-        let seconds = connection.state.seconds(&self.settings.timeouts, connection.timeout);
-        connection.timer_starts += 1;
-        let jitter = Nanos(self.draws.value(connection.jitter()));
-        connection.expires = self.now + Nanos::from_secs(u64::from(seconds)) + jitter;
+        connection.restart_timer(&self.settings.timeouts, &self.draws, self.now);
     }
 
     /// Counts a connection as active or inactive by its state.
     pub(super) fn count_state(&mut self, connection: &mut Connection) {
-        let active = connection.state.is_active();
-        if active != connection.active {
-            connection.active = active;
-            self.services.set_active(connection.server, active);
-        }
+        connection.count_state(&mut self.services);
     }
 
     /// Gives back what a connection holds.
@@ -41,7 +54,7 @@ impl Director {
     }
 
     /// A connection's time is over.
-    pub(super) fn expire(&mut self, id: ConnectionId, mut connection: Box<Connection>, out: &mut Output) {
+    pub(super) fn expire(&mut self, id: ConnectionId, mut connection: Connection, out: &mut Output) {
         if self.retry_opening(&mut connection, out) {
             self.connections.reschedule(id, &connection);
             self.connections.put_back(id, connection);

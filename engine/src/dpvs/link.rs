@@ -21,6 +21,8 @@ pub(super) struct Link {
     built: u64,
     /// What happens now is a timer's doing.
     pub(super) late: bool,
+    /// How often what is known of neighbours changed.
+    pub(super) learned: u64,
 }
 
 /// Where a packet goes next.
@@ -70,6 +72,7 @@ impl Link {
             reachable: Nanos::from_secs(60),
             built: 0,
             late: false,
+            learned: 0,
         };
         for entry in neighbours {
             link.set_neighbour(entry.interface, entry.address, entry.mac);
@@ -119,6 +122,11 @@ impl Link {
         if let Some(port) = self.interfaces.get_mut(usize::from(interface.0)) {
             port.addresses.retain(|other| other.address != address);
         }
+    }
+
+    /// All ports, by number.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.interfaces.iter()
     }
 
     /// A port.
@@ -255,6 +263,7 @@ impl Link {
             }
             _ => {}
         }
+        self.learned += 1;
         self.neighbours.insert(key, Neighbour::Asked { until: now + UNANSWERED, queue: vec![packet] });
         self.ask(way, now, out);
         Sent::Waits

@@ -12,6 +12,7 @@ mod connection;
 mod director;
 mod doubt;
 mod expiry;
+pub(crate) mod follow;
 mod icmp;
 mod link;
 mod local_address;
@@ -34,4 +35,6 @@ mod uoa;
 mod views;
 mod wire;
 
+pub(crate) use connection::{ConnectionId, FlowKey};
 pub use director::Director;
+pub(crate) use toa::{erase_timestamp, is_forged};

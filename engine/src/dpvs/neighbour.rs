@@ -119,6 +119,7 @@ impl Link {
         if let Some(Neighbour::Known { until: Nanos::NEVER, .. }) = self.neighbours.get(&key) {
             return;
         }
+        self.learned += 1;
         let before = self.neighbours.insert(key, Neighbour::Known { mac, until: now + self.reachable });
         if let Some(Neighbour::Asked { until, queue }) = before
             && until > now

@@ -16,7 +16,7 @@ impl Director {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn new_connection(&mut self, service: u32, key: &FlowKey) -> Result<Box<Connection>, DropReason> {
+    pub(super) fn new_connection(&mut self, service: u32, key: &FlowKey) -> Result<Connection, DropReason> {
         let client = key.source;
         let server = self.schedule_bound(service, key)?;
         let (method, server_key) = match self.services.server(server) {
@@ -53,7 +53,7 @@ impl Director {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn new_outward_connection(&mut self, service: u32, key: &FlowKey) -> Result<Box<Connection>, DropReason> {
+    pub(super) fn new_outward_connection(&mut self, service: u32, key: &FlowKey) -> Result<Connection, DropReason> {
         let server = self.schedule_bound(service, key)?;
         let (method, address) = match self.services.server(server) {
             Some(server) => (server.settings.method, server.key.address),
@@ -91,7 +91,7 @@ impl Director {
         Ok(server)
     }
 
-    fn blank_connection(&mut self, service: u32, server: u32, method: ForwardingMethod, protocol: Protocol) -> Box<Connection> {
+    fn blank_connection(&mut self, service: u32, server: u32, method: ForwardingMethod, protocol: Protocol) -> Connection {
         let settings = self.services.service(service).map(|service| &service.settings);
         let unset = SocketAddr::new(IpAddr::from([0; 4]), 0);
         let connection = Connection {
@@ -129,7 +129,7 @@ impl Director {
         if let Some(server) = self.services.server_mut(server) {
             server.counters.connections += 1;
         }
-        Box::new(connection)
+        connection
     }
 
     /// The port pools of a local address.

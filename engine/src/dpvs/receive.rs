@@ -137,7 +137,7 @@ impl Director {
     fn continue_connection(
         &mut self,
         id: super::connection::ConnectionId,
-        mut connection: Box<Connection>,
+        mut connection: Connection,
         direction: Direction,
         mut packet: Packet,
         out: &mut Output,

@@ -81,6 +81,11 @@ impl Services {
         self.servers.get_mut(number as usize)
     }
 
+    /// How many servers there ever were: their numbers are smaller.
+    pub(super) fn servers_ever(&self) -> usize {
+        self.servers.len()
+    }
+
     /// The services that exist, in the order in which they were added.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().filter(|service| !service.deleted)

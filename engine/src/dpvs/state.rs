@@ -40,6 +40,15 @@ use State::{SynAck as SA, SynReceived as SR, SynSent as SS, TimeWait as TW};
 
 const TCP_STATES: [State; 11] = [State::None, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
 
+// What stands in a row is found by the state's number.
+const _: () = {
+    let mut number = 0;
+    while number < TCP_STATES.len() {
+        assert!(TCP_STATES[number] as usize == number);
+        number += 1;
+    }
+};
+
 /// A row of the table: the next state of each of [`TCP_STATES`].
 type Row = [State; 11];
 
@@ -101,7 +110,7 @@ impl State {
             Direction::Out if has(flag::ACK) => &OUT_ACK,
             _ => return State::Close,
         };
-        TCP_STATES.iter().zip(row).find(|(state, _)| **state == self).map_or(State::Close, |(_, next)| *next)
+        row.get(self as usize).copied().unwrap_or(State::Close)
     }
 
     /// The state after a datagram.

@@ -59,7 +59,7 @@ fn spans(options: &[u8]) -> impl Iterator<Item = OptionSpan> + '_ {
 }
 
 /// Whether a client sent a TOA of its own among these options.
-pub(super) fn is_forged(options: &[u8]) -> bool {
+pub(crate) fn is_forged(options: &[u8]) -> bool {
     spans(options).any(|span| span.kind == KIND)
 }
 
@@ -91,7 +91,7 @@ pub(super) fn prune(options: &[u8], wanted: usize) -> Option<ArrayVec<u8, MAXIMU
 
 /// Overwrites the first timestamp option of a SYN by NOPs, so that real servers never use timestamps. Says whether there
 /// was one.
-pub(super) fn erase_timestamp(options: &mut [u8]) -> bool {
+pub(crate) fn erase_timestamp(options: &mut [u8]) -> bool {
     let found = spans(options).find(|span| span.kind == TIMESTAMP && span.length == usize::from(TIMESTAMP_LENGTH));
     let Some(span) = found else { return false };
     if let Some(bytes) = options.get_mut(span.start..span.start + span.length) {

@@ -22,7 +22,7 @@ mod timer;
 pub use binding::{Binding, Bindings};
 pub use command::CommandError;
 pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, EntryFlags, Flags, StateRules, TransportEvent};
-pub use index::Fingerprint;
+pub use index::{Fingerprint, Index};
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};

@@ -1,0 +1,391 @@
+//! The parallel way of clients' packets to FULLNAT services of DPVS.
+//!
+//! ```text
+//! classify   every part of the window by itself     lane.rs              which packets are plain
+//! find       every part by itself                   Director::find       which connection
+//! follow     in the order of the packets            Director::follow     states, timers, servers, local ports
+//! rewrite    every part by itself                   here                 the frames that leave
+//! ```
+//!
+//! Unlike Linux's connections, which shards follow at once, these are followed one by one, by the code of the serial
+//! composition, while the frames of those before them are made: so whatever happens in between (connections that end, ports that come back, servers that are chosen) happens
+//! in the serial order, and a run that ends early has nothing to take back. What costs most, headers, searches and frames, is
+//! done in parallel before and after.
+
+use super::Stage;
+use super::frames::{Emitted, Frames, Leaving, Sink};
+use super::lane::{Ends, Item, Lane, Port};
+use crate::config::{Family, MacAddr, Protocol};
+use crate::director::Arrival;
+use crate::dpvs::follow::{Leaves, Opening, Outcome, Passed, Request, ServerWay, Ways};
+use crate::dpvs::{ConnectionId, Director, FlowKey, erase_timestamp, is_forged};
+use crate::draws::Draw;
+use crate::output::{DrawnField, DrawnKind, EmittedFrame};
+use crate::packet::checksum::{internet, pseudo_header};
+use crate::track::Fingerprint;
+use crate::verdict::{Forwarded, Verdict};
+use rayon::prelude::*;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+/// Offsets of the TCP header, and its length without options and at most.
+const SEQUENCE: usize = 4;
+const ACKNOWLEDGEMENT: usize = 8;
+const TCP_CHECKSUM: usize = 16;
+const TCP: usize = 20;
+const LONGEST_TCP: usize = 60;
+const UDP_CHECKSUM: usize = 6;
+const UDP: usize = 8;
+/// Room for rewritten headers.
+const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
+
+/// Packets whose connections are looked at together, so that memory brings several at once.
+const GROUP: usize = 16;
+/// How many packets are followed before their frames are made.
+const CHUNK: usize = 16_384;
+/// In the place of a connection: none was found.
+const NONE: u32 = u32::MAX;
+
+/// What batch works with as long as nothing but connections changes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub ports: Vec<Port>,
+    pub ends: Ends,
+    pub ways: Ways,
+    /// What became of the packets of a chunk, and of the one before it.
+    outcomes: (Vec<Outcome>, Vec<Outcome>),
+}
+
+impl Plan {
+    /// The plan for a director as it is now; none when no packet can take the parallel way.
+    pub fn new(director: &Director) -> Option<Plan> {
+        let ways = director.ways()?;
+        let ports = director
+            .ports()
+            .map(|(mac, mtu, open)| Port { mac, mtu, longest_frame: ETHERNET + mtu.max(46) as usize, open })
+            .collect();
+        let services = ways.services.iter().map(|(protocol, end)| ((end.ip(), end.port(), protocol.0), false));
+        let ends = Ends::new(services, []);
+        Some(Plan { ports, ends, ways, outcomes: Default::default() })
+    }
+}
+
+/// Where a run stands in its window.
+pub(super) struct Stretch<'a, F> {
+    pub frames: &'a F,
+    /// The parts' packets, in order.
+    pub lanes: &'a [Lane],
+    /// The number of each part's first frame in the window.
+    pub starts: &'a [usize],
+    /// The frames of the run, by their number in the window. All are in lane.
+    pub range: Range<usize>,
+    /// For each packet in lane of the window: its connection (upper half), and what it acknowledges.
+    pub found: &'a [AtomicU64],
+}
+
+impl<F: Frames> Stretch<'_, F> {
+    /// Those of its frames that are in that range.
+    fn part(&self, range: Range<usize>) -> Self {
+        Stretch { range, ..*self }
+    }
+
+    /// The parts that the run has frames of.
+    fn parts(&self) -> Range<usize> {
+        if self.range.is_empty() {
+            return 0..0;
+        }
+        let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
+        part_of(self.range.start)..part_of(self.range.end - 1) + 1
+    }
+
+    /// The frames of a part that are in the run, by their number in the part.
+    fn numbers(&self, part: usize) -> Range<usize> {
+        let (start, len) = (self.starts[part], self.frames.part_len(part));
+        self.range.start.saturating_sub(start).min(len)..(self.range.end - start).min(len)
+    }
+
+    /// The packets of a part that are in the run, and what was found for them.
+    fn packets(&self, part: usize) -> (&Lane, &[Item], &[AtomicU64]) {
+        let (lane, numbers) = (&self.lanes[part], self.numbers(part));
+        let place = |number: usize| lane.items.partition_point(|item| (item.number as usize) < number);
+        let (from, to) = (place(numbers.start), place(numbers.end));
+        (lane, &lane.items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
+    }
+
+    /// Finds the connections that packets have as the table is now.
+    fn find(&self, director: &Director, plan: &Plan) {
+        self.parts().into_par_iter().for_each(|part| {
+            let (lane, items, found) = self.packets(part);
+            let arrivals = self.frames.arrivals(part, self.numbers(part));
+            let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
+            for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let mut wanted = [(Fingerprint::default(), 0); GROUP];
+                for ((wanted, item), frame) in wanted.iter_mut().zip(items).zip(&mut frames) {
+                    let Some(key) = key(plan, lane, item) else { continue };
+                    let acknowledgement = transport(&key) + ACKNOWLEDGEMENT;
+                    let acknowledged = if key.protocol == Protocol::TCP { double(frame, acknowledgement) } else { 0 };
+                    *wanted = (key.fingerprint(), acknowledged);
+                    director.prefetch_index(wanted.0);
+                }
+                std::hint::black_box(wanted[..items.len()].iter().fold(0, |sum, (key, _)| sum ^ director.touch_found(*key)));
+                for (((fingerprint, acknowledged), item), found) in wanted.iter().zip(items).zip(found) {
+                    let id = key(plan, lane, item).and_then(|key| director.find(&key, *fingerprint)).map_or(NONE, |id| id.0);
+                    found.store(u64::from(id) << 32 | u64::from(*acknowledged), Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// Follows the packets up to the first one that is not plain; returns what each part makes.
+    fn follow(&self, director: &mut Director, plan: &Plan, known: u64, outcomes: &mut Vec<Outcome>) -> Vec<Emitted> {
+        let mut made = Vec::new();
+        for part in self.parts() {
+            let mut emitted = Emitted::default();
+            let (lane, items, found) = self.packets(part);
+            for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let words = || found.iter().map(|found| found.load(Ordering::Relaxed));
+                let mut looked_at = 0;
+                for (word, item) in words().zip(items) {
+                    match ((word >> 32) as u32, key(plan, lane, item)) {
+                        (NONE, Some(key)) => director.prefetch_index(key.fingerprint()),
+                        (NONE, None) => {}
+                        (id, _) => looked_at ^= director.touch(ConnectionId(id)),
+                    }
+                }
+                std::hint::black_box(looked_at);
+                for (item, word) in items.iter().zip(words()) {
+                    let id = Some((word >> 32) as u32).filter(|id| *id != NONE).map(ConnectionId);
+                    let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
+                    let (time, flags, acknowledgement, length) = (item.time, item.flags, word as u32, item.len);
+                    let request = Request { time, flags, acknowledgement, length };
+                    let outcome = director.follow(&plan.ways, &request, (id, known), || key(plan, lane, item), opening);
+                    let Some(outcome) = outcome else {
+                        made.push(emitted);
+                        return made;
+                    };
+                    if let Outcome::Leaves(_) = outcome {
+                        emitted.frames += 1;
+                        emitted.bytes += ETHERNET as u64 + u64::from(item.len);
+                    }
+                    outcomes.push(outcome);
+                }
+            }
+            made.push(emitted);
+        }
+        made
+    }
+
+    /// Makes the frames of packets that were followed; `before` is what was made before each part.
+    fn rewrite<S: Sink>(&self, ways: &Ways, outcomes: &[Outcome], before: &[Emitted], sink: &S) -> Vec<(S::Piece, Vec<Passed>)> {
+        self.parts()
+            .into_par_iter()
+            .zip(before)
+            .map(|(part, before)| {
+                let mut piece = sink.piece(*before);
+                let mut passed = vec![Passed::default(); ways.servers()];
+                let numbers = self.numbers(part);
+                let first = self.starts[part] + numbers.start - self.range.start;
+                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+                let arrivals = self.frames.arrivals(part, numbers.clone());
+                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
+                    let Some(arrival) = arrival else { continue };
+                    let verdict = match outcome {
+                        Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
+                        Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
+                    };
+                    if let Some(verdict) = verdict {
+                        sink.verdict(&mut piece, part, number, verdict);
+                    }
+                }
+                sink.finish(&mut piece);
+                (piece, passed)
+            })
+            .collect()
+    }
+}
+
+/// Takes the parallel way; returns how many frames it took.
+pub(super) fn run<F: Frames, S: Sink>(
+    director: &mut Director,
+    plan: &mut Plan,
+    stretch: &Stretch<'_, F>,
+    sink: &mut S,
+    emitted: &mut Emitted,
+    stage: &mut dyn FnMut(Stage),
+) -> usize {
+    stage(Stage::Track);
+    let known = director.created();
+    stretch.find(director, plan);
+    stage(Stage::Schedule);
+    let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
+    followed.clear();
+    let mut before = Vec::new();
+    let mut at = stretch.range.start;
+    // While one chunk is followed the frames of the one before it are made.
+    let mut last = stretch.part(at..at);
+    loop {
+        let next = stretch.part(at..stretch.range.end.min(at + CHUNK));
+        outcomes.clear();
+        let shared: &S = sink;
+        let ways = &plan.ways;
+        let (made, pieces) =
+            rayon::join(|| next.follow(director, plan, known, &mut outcomes), || last.rewrite(ways, &followed, &before, shared));
+        for (piece, passed) in pieces {
+            sink.collect(piece);
+            director.count(ways, &passed);
+        }
+        before.clear();
+        for made in made {
+            before.push(*emitted);
+            emitted.frames += made.frames;
+            emitted.bytes += made.bytes;
+        }
+        std::mem::swap(&mut followed, &mut outcomes);
+        last = stretch.part(at..at + followed.len());
+        at = last.range.end;
+        if at < next.range.end || at == stretch.range.end {
+            break;
+        }
+    }
+    stage(Stage::Rewrite);
+    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink);
+    for (piece, passed) in pieces {
+        sink.collect(piece);
+        director.count(&plan.ways, &passed);
+    }
+    plan.outcomes = (followed, outcomes);
+    at - stretch.range.start
+}
+
+/// What the connection of a packet is found by.
+#[inline]
+fn key(plan: &Plan, lane: &Lane, item: &Item) -> Option<FlowKey> {
+    let &(address, port, protocol) = plan.ends.list.get(usize::from(item.end))?;
+    let client = lane.client(item, Family::from(address));
+    Some(FlowKey {
+        protocol: Protocol(protocol),
+        source: SocketAddr::new(client, item.port),
+        destination: SocketAddr::new(address, port),
+    })
+}
+
+/// Where the transport header stands in a frame in lane.
+#[inline]
+fn transport(key: &FlowKey) -> usize {
+    ETHERNET + if key.destination.is_ipv4() { IPV4 } else { IPV6 }
+}
+
+/// Four bytes as a number.
+#[inline]
+fn double(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// What a connection keeps of its first packets.
+fn opening(arrival: &Arrival<'_>) -> Option<Opening> {
+    let header = arrival.frame.first_chunk::<ETHERNET>()?;
+    let mac = |at: usize| MacAddr([header[at], header[at + 1], header[at + 2], header[at + 3], header[at + 4], header[at + 5]]);
+    let ip = if header[12..14] == [8, 0] { IPV4 } else { IPV6 };
+    let sequence = double(arrival.frame, ETHERNET + ip + SEQUENCE);
+    Some(Opening { interface: arrival.interface, macs: (mac(6), mac(0)), sequence })
+}
+
+/// Makes the frame of a packet in lane and gives it to the sink.
+#[inline]
+fn emit<S: Sink>(
+    sink: &S,
+    piece: &mut S::Piece,
+    ways: &Ways,
+    arrival: &Arrival<'_>,
+    leaves: &Leaves,
+    passed: &mut [Passed],
+) -> Option<Verdict> {
+    let way = ways.server(leaves.server)?;
+    let mut head = [0; HEAD];
+    let made = rewrite(&mut head, arrival.frame, way, leaves, ways.takes_ttl && !leaves.fast)?;
+    let passed = passed.get_mut(leaves.server as usize)?;
+    passed.packets += 1;
+    passed.bytes += made.length as u64;
+    passed.forged += u64::from(made.forged);
+    let field = made.drawn.map(|at| {
+        let draw = Draw::SequenceOffset(leaves.connection);
+        DrawnField { kind: DrawnKind::Plus, ..DrawnField::value(draw, at + SEQUENCE, 4) }.summed_at(at + TCP_CHECKSUM)
+    });
+    let frame =
+        EmittedFrame { time: arrival.time, interface: way.interface, bytes: &[], drawn: field.as_slice(), late: false, cut: 0 };
+    let tail = arrival.frame.get(made.head..ETHERNET + made.length)?;
+    sink.frame(piece, Leaving { head: head.get(..made.head)?, tail, frame });
+    Some(Verdict::Forwarded(Forwarded { service: way.service, server: leaves.server, new: leaves.new }))
+}
+
+/// What was made of a frame.
+struct Made {
+    /// How many bytes its headers have, link header included.
+    head: usize,
+    /// Length of the IP packet.
+    length: usize,
+    /// Where the TCP header stands, whose sequence number holds a draw.
+    drawn: Option<usize>,
+    /// Its client put a TOA in.
+    forged: bool,
+}
+
+/// Rewrites the headers of a frame in lane.
+#[inline]
+fn rewrite(head: &mut [u8; HEAD], frame: &[u8], way: &ServerWay, leaves: &Leaves, takes_ttl: bool) -> Option<Made> {
+    let v4 = frame.get(12..14)? == [8, 0];
+    let word = |at: usize| frame.get(at..at + 2).map(|word| usize::from(u16::from_be_bytes([word[0], word[1]])));
+    let (ip, length, protocol) = if v4 { (IPV4, word(16)?, *frame.get(23)?) } else { (IPV6, IPV6 + word(18)?, *frame.get(20)?) };
+    let at = ETHERNET + ip;
+    let tcp = Protocol(protocol) == Protocol::TCP;
+    let header = if tcp { usize::from(frame.get(at + 12)? >> 4) * 4 } else { UDP };
+    let end = at + header;
+    head.get_mut(..end)?.copy_from_slice(frame.get(..end)?);
+    head[..6].copy_from_slice(&way.macs.0.0);
+    head[6..12].copy_from_slice(&way.macs.1.0);
+    let hop = ETHERNET + if v4 { 8 } else { 7 };
+    head[hop] -= u8::from(takes_ttl && head[hop] > 0);
+    match (leaves.local.ip(), way.real.ip()) {
+        (IpAddr::V4(local), IpAddr::V4(real)) if v4 => {
+            head[26..30].copy_from_slice(&local.octets());
+            head[30..34].copy_from_slice(&real.octets());
+            head[24..26].fill(0);
+            let checksum = internet(&head[ETHERNET..ETHERNET + IPV4]);
+            head[24..26].copy_from_slice(&checksum.to_be_bytes());
+        }
+        (IpAddr::V6(local), IpAddr::V6(real)) if !v4 => {
+            head[22..38].copy_from_slice(&local.octets());
+            head[38..54].copy_from_slice(&real.octets());
+        }
+        _ => return None,
+    }
+    let body = head.get_mut(at..end)?;
+    body.get_mut(..2)?.copy_from_slice(&leaves.local.port().to_be_bytes());
+    body.get_mut(2..4)?.copy_from_slice(&way.real.port().to_be_bytes());
+    let mut forged = false;
+    let check = if tcp {
+        let sequence = double(body, SEQUENCE).wrapping_add(leaves.offset);
+        body.get_mut(SEQUENCE..SEQUENCE + 4)?.copy_from_slice(&sequence.to_be_bytes());
+        if header > TCP {
+            let options = body.get_mut(TCP..)?;
+            if leaves.new {
+                erase_timestamp(options);
+            }
+            forged = is_forged(options);
+        }
+        TCP_CHECKSUM
+    } else {
+        UDP_CHECKSUM
+    };
+    // Afresh, as DPVS does: a wrong checksum becomes right.
+    body.get_mut(check..check + 2)?.fill(0);
+    let payload = frame.get(end..ETHERNET + length)?;
+    let sum = pseudo_header(leaves.local.ip(), way.real.ip(), protocol, length - ip).bytes(body).bytes(payload);
+    let checksum = if tcp { sum.checksum() } else { sum.udp_checksum() };
+    body.get_mut(check..check + 2)?.copy_from_slice(&checksum.to_be_bytes());
+    Some(Made { head: end, length, drawn: tcp.then_some(at), forged })
+}
