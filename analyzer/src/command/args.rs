@@ -205,7 +205,7 @@ pub struct ThroughputArgs {
     /// Captures to measure with, each by itself; UDP traffic of the sizes of RFC 2544 is generated when none is given.
     #[arg(value_name = "CAPTURE")]
     pub captures: Vec<PathBuf>,
-    /// Forwarding modes to measure [default: dr,nat,tunnel; with -c as the rules say].
+    /// Forwarding modes to measure [default: dr,nat,fullnat,tunnel; with -c as the rules say].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "MODES")]
     pub mode: Vec<Mode>,
     /// The director, as for `replay`; inferred from each capture when not given, which a pass of its own does.

@@ -5,14 +5,14 @@ use super::{CommonArgs, print, progress_bar, warn};
 use crate::capture::Input;
 use crate::exit::{Failure, Status};
 use crate::generate::{self, FamilyName, GenerateArgs, Method, Mix, ProtocolName};
-use crate::replay::{Request, ServiceArguments};
+use crate::replay::Request;
 use crate::throughput::{self, Measurement, RFC_2544_SIZES, Series};
 use clap::ValueEnum;
 use lvscheck_engine::config::{Family, Protocol};
 use std::path::{Path, PathBuf};
 
 /// The modes that are measured when none is named.
-const MODES: [Mode; 3] = [Mode::Dr, Mode::Nat, Mode::Tunnel];
+const MODES: [Mode; 4] = [Mode::Dr, Mode::Nat, Mode::Fullnat, Mode::Tunnel];
 
 /// Traffic to measure with.
 struct Traffic {
@@ -75,7 +75,7 @@ fn measure_all(args: &ThroughputArgs, common: &CommonArgs) -> Result<Vec<Series>
     if args.captures.is_empty() {
         for size in sizes {
             let capture = folder.path().join("traffic.pcap");
-            generate(&generated(&capture, *size, args))?;
+            generate::run(&generated(&capture, *size, args)).map_err(Failure::usage)?;
             measure_with(&Traffic { capture, name: format!("{size}-byte frames"), generated: true })?;
         }
     }
@@ -111,40 +111,25 @@ fn generated(capture: &Path, size: u32, args: &ThroughputArgs) -> GenerateArgs {
     }
 }
 
-fn generate(args: &GenerateArgs) -> Result<(), Failure> {
-    generate::run(args).map(|_| ()).map_err(Failure::usage)
-}
-
 /// What to replay for one mode.
 fn request(args: &ThroughputArgs, traffic: &Traffic, mode: Mode, folder: &Path) -> Result<Request, Failure> {
     let mut request = Request { captures: vec![traffic.capture.clone()], bulk: true, ..Request::default() };
     let method = match mode {
         Mode::Dr => Some(Method::Dr),
         Mode::Nat => Some(Method::Nat),
+        Mode::Fullnat => Some(Method::Fullnat),
         Mode::Tunnel => Some(Method::Tunnel),
-        Mode::Fullnat | Mode::Rules => None,
+        Mode::Rules => None,
     };
     match method.filter(|_| traffic.generated) {
         Some(method) => {
-            // The director's description is all that is needed here: one packet does.
             let director = folder.join("director");
-            let one = GenerateArgs {
-                packets: Some(1),
-                flows: 1,
-                director: Some(director.clone()),
-                mode: method,
-                ..GenerateArgs::new(&folder.join("one.pcap"))
-            };
-            generate(&GenerateArgs { protocol: Mix::only(ProtocolName(Protocol::UDP)), ..one })?;
+            let traffic = GenerateArgs { mode: method, ..generated(&traffic.capture, 64, args) };
+            generate::describe(&traffic, &director).map_err(Failure::usage)?;
             request.config = Some(director);
         }
-        None if traffic.generated && mode == Mode::Rules => {
-            return Err(Failure::usage("--mode rules takes the methods from a configuration; name captures, and it with -c"));
-        }
         None if traffic.generated => {
-            request.services =
-                ServiceArguments { services: vec!["udp:200.200.200.1:80".to_owned()], ..ServiceArguments::default() };
-            request.mode = Some(mode);
+            return Err(Failure::usage("--mode rules takes the methods from a configuration; name captures, and it with -c"));
         }
         None => {
             if mode == Mode::Rules && args.config.is_none() {

@@ -90,7 +90,7 @@ pub fn kind(draw: &Draw) -> &'static str {
 
 /// How far the golden's value of a draw is from the engine's: the same for every field of the draw, whether it holds the
 /// value, a number plus it, or a number minus it.
-fn shift(field: &DrawnField, expected: u64, actual: u64) -> u64 {
+pub(super) fn shift(field: &DrawnField, expected: u64, actual: u64) -> u64 {
     let difference = match field.kind {
         DrawnKind::Value | DrawnKind::Plus => expected.wrapping_sub(actual),
         DrawnKind::Minus => actual.wrapping_sub(expected),

@@ -22,6 +22,7 @@ pub mod observe;
 pub mod order;
 pub mod report;
 pub mod servers;
+pub mod shared_learner;
 #[cfg(test)]
 mod tests;
 

@@ -175,7 +175,7 @@ fn one_text(builder: &mut Builder, name: &str, text: &str) -> Result<(), Problem
     Ok(())
 }
 
-/// A file by itself can't name its profile, but a script with DPVS's own commands is DPVS's.
+/// A script can't name its profile, but one with DPVS's own commands is DPVS's.
 fn speak_dpvs(builder: &mut Builder, text: &str) {
     let own = |word: &str| matches!(word, "dpip" | "--add-laddr" | "--laddr" | "--blklst" | "--whtlst");
     if text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(str::split_whitespace).any(own) {
@@ -224,6 +224,8 @@ fn snapshot_of<'a>(
     let release = optional("uname.txt");
     if let Some(profile) = told.or(release.map(Profile::by_release)) {
         builder.config.profile = profile.clone();
+    } else if let Some(text) = optional("setup.sh") {
+        speak_dpvs(builder, text);
     }
     let addresses = optional("ip-addr.json");
     if let Some(text) = addresses {

@@ -373,6 +373,14 @@ pub fn run(args: &GenerateArgs) -> Result<Generated, GenerateError> {
     Ok(Generated { flows: plan.flows, packets: plan.packets, bytes })
 }
 
+/// Describes the director that serves such traffic, without any traffic: the arguments' folder is not looked at.
+///
+/// # Errors
+/// What can't be generated or written.
+pub fn describe(args: &GenerateArgs, folder: &Path) -> Result<(), GenerateError> {
+    director::write(args, &Plan::new(args)?.recipe, folder)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

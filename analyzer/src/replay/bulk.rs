@@ -16,14 +16,15 @@ use crate::capture::{
 };
 use crate::compare::Comparison;
 use crate::compare::align::LATE_TIME;
-use crate::compare::draws::{Learner, take_over};
+use crate::compare::draws::take_over;
+use crate::compare::shared_learner::SharedLearner;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, EmittedFrame, Nanos, Output};
 use rayon::Scope;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -120,7 +121,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
     let BulkRequest { mut input, golden, write: _, places, director, mut watch, mut translations, local_ports, end, stage } =
         request;
     let mut batch = Batch::new(director);
-    let golden = golden.map(|file| Golden::new(file, Learner::new(local_ports)));
+    let golden = golden.map(|file| Golden { file, last: Nanos(0), learner: SharedLearner::new(local_ports) });
     let mut collector =
         Collector { output, golden, translates: translations.wants_more(), room: translations.room(), ..Collector::default() };
     let mut counts = Counts::default();
@@ -193,7 +194,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
         return Err(error.into());
     }
     let frames = collector.emitted.frames;
-    let learned = collector.golden.as_ref().and_then(Golden::learned).unwrap_or_default();
+    let learned = collector.golden.as_ref().map(|golden| golden.learner.counts()).unwrap_or_default();
     let outcome = Outcome {
         golden: collector.golden.is_some().then(|| Comparison {
             expected: frames,
@@ -302,27 +303,16 @@ struct Golden {
     file: PlainFile,
     last: Nanos,
     /// The values of draws.
-    learner: Mutex<Learner>,
+    learner: SharedLearner,
 }
 
 impl Golden {
-    fn new(file: PlainFile, learner: Learner) -> Golden {
-        Golden { file, last: Nanos(0), learner: Mutex::new(learner) }
-    }
-
-    /// How many draws took the golden's values, by kind.
-    fn learned(&self) -> Option<BTreeMap<&'static str, u64>> {
-        self.learner.lock().ok().map(|learner| learner.counts())
-    }
-
     /// Gives a frame the golden's draws and returns it, if that makes it equal and they agree with those before.
     #[cold]
     fn with_draws(&self, expected: &[u8], frame: &EmittedFrame<'_>) -> Option<Vec<u8>> {
         let mut bytes = frame.bytes.to_vec();
         take_over(expected, &mut bytes, frame.drawn);
-        let mut learner = self.learner.lock().ok().filter(|_| bytes == expected)?;
-        learner.see((0, 0), expected, frame.bytes, frame.drawn);
-        learner.agrees().then_some(bytes)
+        (bytes == expected && self.learner.see(expected, frame.bytes, frame.drawn)).then_some(bytes)
     }
 
     /// Brings so many bytes of a piece's golden from where it stands; false if there are not so many.
@@ -437,14 +427,20 @@ impl Collector<'_, '_> {
             return false;
         }
         let expected = &record[start..];
-        if leaving.frame.drawn.is_empty() && !leaving.frame.late {
-            return expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail;
+        if leaving.frame.late && Nanos(golden.file.time(&head).0.abs_diff(leaving.frame.time.0)) > LATE_TIME {
+            return false;
+        }
+        if expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail {
+            // The golden's draws are the engine's own.
+            let drawn = leaving.frame.drawn;
+            return drawn.is_empty() || golden.learner.see(expected, expected, drawn);
+        }
+        if leaving.frame.drawn.is_empty() {
+            return false;
         }
         let whole = [leaving.head, leaving.tail].concat();
-        let leaving = EmittedFrame { bytes: &whole, ..leaving.frame };
-        let apart = golden.file.time(&head).0.abs_diff(leaving.time.0);
-        piece.learned = golden.with_draws(expected, &leaving);
-        piece.learned.is_some() && (!leaving.late || Nanos(apart) <= LATE_TIME)
+        piece.learned = golden.with_draws(expected, &EmittedFrame { bytes: &whole, ..leaving.frame });
+        piece.learned.is_some()
     }
 }
 
