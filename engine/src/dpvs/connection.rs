@@ -7,6 +7,7 @@ use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol};
 use crate::draws::Draw;
 use crate::time::Nanos;
 use crate::track::{Fingerprint, Index};
+use prefetch_index::prefetch_index;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
@@ -190,11 +191,12 @@ impl Connections {
         self.index.all(fingerprint).map(entry_of).find(has_key)
     }
 
-    /// Looks at what the first connection with a fingerprint is found by.
+    /// Asks memory for what the first connection with a fingerprint is found by.
     #[inline]
-    pub(super) fn touch_found(&self, fingerprint: Fingerprint) -> u64 {
-        let first = self.index.all(fingerprint).map(entry_of).next();
-        first.and_then(|(id, _)| self.peek(id)).map_or(0, |connection| u64::from(connection.client.port()))
+    pub(super) fn prefetch_found(&self, fingerprint: Fingerprint) {
+        if let Some((ConnectionId(id), _)) = self.index.all(fingerprint).map(entry_of).next() {
+            prefetch_index(&self.slots, id as usize);
+        }
     }
 
     /// Asks memory for where the search for a key begins.

@@ -188,10 +188,10 @@ impl Director {
         self.connections.prefetch_index(key);
     }
 
-    /// Looks at the connection that a search most likely finds, for the same end.
+    /// Asks memory for the connection that a search most likely finds.
     #[inline]
-    pub(crate) fn touch_found(&self, key: Fingerprint) -> u64 {
-        self.connections.touch_found(key)
+    pub(crate) fn prefetch_found(&self, key: Fingerprint) {
+        self.connections.prefetch_found(key);
     }
 
     /// The connection of a client's packet as the table is now, if it has one.

@@ -44,21 +44,25 @@ impl Sum {
     pub fn bytes(self, bytes: &[u8]) -> Sum {
         // Words of the machine's own order can be added four at a time; the order of the result's two bytes is put right
         // once, at the end (RFC 1071 section 2 (B)).
-        let mut chunks = bytes.chunks_exact(8);
+        let (words, mut rest) = bytes.as_chunks::<8>();
         let (mut low, mut high) = (0u64, 0u64);
-        for chunk in &mut chunks {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            let word = u64::from_ne_bytes(word);
+        for word in words {
+            let word = u64::from_ne_bytes(*word);
             low += word & 0xffff_ffff;
             high += word >> 32;
         }
-        let mut last = [0; 8];
-        let rest = chunks.remainder();
-        last[..rest.len()].copy_from_slice(rest);
-        let word = u64::from_ne_bytes(last);
-        low += word & 0xffff_ffff;
-        high += word >> 32;
+        // Halves of what is left instead of a copy of it: a copy of unknown length is a call, and most packets are short.
+        if let Some((word, others)) = rest.split_first_chunk::<4>() {
+            low += u64::from(u32::from_ne_bytes(*word));
+            rest = others;
+        }
+        if let Some((word, others)) = rest.split_first_chunk::<2>() {
+            high += u64::from(u16::from_ne_bytes(*word));
+            rest = others;
+        }
+        if let [last] = rest {
+            high += u64::from(u16::from_ne_bytes([*last, 0]));
+        }
         let folded = fold16(fold32(low) as u64 + fold32(high) as u64);
         Sum(self.0 + u16::from_be(folded) as u64)
     }

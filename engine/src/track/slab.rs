@@ -1,47 +1,53 @@
 //! Where entries lie: in blocks that never move, so that a table that grows copies nothing and wastes less than a block.
 
-use super::connection::{Entry, EntryFlags};
+use super::connection::Entry;
 use prefetch_index::prefetch_index;
 
 /// Entries of a block; a power of two.
 const BLOCK: usize = 1024;
 
-type Block = [Entry; BLOCK];
-
 /// Entries by slot.
 #[derive(Clone, Debug, Default)]
 pub struct Slab {
-    blocks: Vec<Box<Block>>,
-    len: u32,
+    /// All but the last one are full. Memory behind their ends was not written yet.
+    blocks: Vec<Vec<Entry>>,
 }
 
 impl Slab {
     /// How many slots there are.
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * BLOCK + last.len())
     }
 
     /// The entry in a slot.
     #[inline]
     pub fn get(&self, slot: u32) -> Option<&Entry> {
-        self.blocks.get(slot as usize / BLOCK).map(|block| &block[slot as usize % BLOCK])
+        self.blocks.get(slot as usize / BLOCK)?.get(slot as usize % BLOCK)
     }
 
     /// The entry in a slot.
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut Entry> {
-        self.blocks.get_mut(slot as usize / BLOCK).map(|block| &mut block[slot as usize % BLOCK])
+        self.blocks.get_mut(slot as usize / BLOCK)?.get_mut(slot as usize % BLOCK)
     }
 
     /// Puts an entry into a new slot, and returns it.
+    #[inline]
     pub fn push(&mut self, entry: Entry) -> u32 {
-        let slot = self.len;
-        match self.get_mut(slot) {
-            Some(place) => *place = entry,
-            None => self.blocks.extend(block_of(entry)),
+        let slot = self.len();
+        match self.blocks.last_mut().filter(|last| last.len() < BLOCK) {
+            Some(last) => last.push(entry),
+            None => self.push_block(entry),
         }
-        self.len += 1;
-        slot
+        slot as u32
+    }
+
+    /// Adds a block that begins with an entry.
+    #[cold]
+    fn push_block(&mut self, entry: Entry) {
+        let mut block = Vec::with_capacity(BLOCK);
+        block.push(entry);
+        self.blocks.push(block);
     }
 
     /// Asks memory for an entry.
@@ -54,15 +60,6 @@ impl Slab {
 
     /// All entries in order of slot.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        self.blocks.iter().flat_map(|block| block.iter()).take(self.len()).enumerate().map(|(slot, entry)| (slot as u32, entry))
+        self.blocks.iter().flatten().enumerate().map(|(slot, entry)| (slot as u32, entry))
     }
-}
-
-/// A block that begins with an entry. Made on the heap: it is too large for a stack.
-#[cold]
-fn block_of(entry: Entry) -> Option<Box<Block>> {
-    let unused = Entry { flags: EntryFlags::empty(), ..entry };
-    let mut block: Box<Block> = vec![unused; BLOCK].into_boxed_slice().try_into().ok()?;
-    block[0] = entry;
-    Some(block)
 }
