@@ -22,10 +22,12 @@ pub enum Method {
 /// Local addresses that FULLNAT has room for behind the real servers'.
 const MOST_LOCAL_ADDRESSES: u16 = 43;
 
-/// How many local addresses it takes for so many connections at once. DPVS has a pool of 64,511 ports for each pair of a local
-/// address and a real server; where both take turns not all pairs meet. A quarter is to spare.
+/// How many local addresses it takes for so many connections at once. DPVS has 16 pools of 64,511 ports at each local address,
+/// which neighbouring real servers share in turn (reference/dpvs-fullnat.md section 4); where addresses and servers take turns
+/// not all pairs meet. A quarter is to spare.
 fn local_addresses(flows: u64, servers: u16) -> u16 {
     const PORTS: u64 = 48_000;
+    const POOLS: u16 = 16;
     let divisor = |mut one: u16, mut other: u16| {
         while other > 0 {
             (one, other) = (other, one % other);
@@ -33,7 +35,8 @@ fn local_addresses(flows: u64, servers: u16) -> u16 {
         one.max(1)
     };
     let pairs = |addresses: u16| u64::from(addresses) * u64::from(servers / divisor(servers, addresses));
-    let enough = (1..=MOST_LOCAL_ADDRESSES).find(|addresses| pairs(*addresses) * PORTS >= flows);
+    let crowded = u64::from(servers.div_ceil(POOLS));
+    let enough = (1..=MOST_LOCAL_ADDRESSES).find(|addresses| pairs(*addresses) * PORTS / crowded >= flows);
     enough.or((1..=MOST_LOCAL_ADDRESSES).max_by_key(|addresses| pairs(*addresses))).unwrap_or(1)
 }
 
