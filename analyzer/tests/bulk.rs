@@ -4,7 +4,7 @@
 use lvscheck::capture::{Reader, Writer};
 use lvscheck::command::args::Mode;
 use lvscheck::generate::{GenerateArgs, Method, run};
-use lvscheck::replay::{self, Replayed, Request, ServiceArguments, Source};
+use lvscheck::replay::{self, Outcome, Replayed, Request, ServiceArguments, Source};
 use lvscheck_engine::packet::checksum::update;
 use std::path::{Path, PathBuf};
 
@@ -88,6 +88,103 @@ fn fast_and_careful_replays_agree() {
         changed[at] ^= 0x40;
         std::fs::write(folder.path().join("changed.pcap"), changed).unwrap();
         assert!(!replayed(folder.path(), true, Some("changed.pcap"), None).outcome.conforms());
+    }
+}
+
+/// The traffic as a capture beside the director shows it: with the answers, frames between others, ARP that claims the VIP and
+/// requests too long for a tunnel. `servers_side`: a real server's frames are there, too.
+fn both_ways(folder: &Path, mode: Method, servers_side: bool) {
+    traffic(folder, mode);
+    let mut reader = Reader::open(&folder.join("traffic.pcap")).unwrap();
+    let mut records = Vec::new();
+    let mut writer = Writer::create(&folder.join("both.pcap"), &["eth0"]).unwrap();
+    let (server, other) = ([2, 0, 0, 0, 0x0a, 0x0b], [2, 0, 0, 0, 0x77, 1]);
+    let mut count = 0;
+    let turned = |frame: &[u8]| {
+        let (ip, transport) = frame[14..].split_at(20);
+        let (link, ip) = ([&frame[6..12], &frame[..6], &frame[12..14]], [&ip[..12], &ip[16..20], &ip[12..16]]);
+        [&link.concat()[..], &ip.concat(), &transport[2..4], &transport[..2], &transport[4..]].concat()
+    };
+    while let Some(window) = reader.next_window(&mut records, usize::MAX).unwrap() {
+        for frame in window.frames() {
+            let mut write = |bytes: &[u8]| writer.write(frame.time, 0, bytes, bytes.len() as u32, None).unwrap();
+            count += 1;
+            if servers_side && count == 1 {
+                let mut from_server = frame.bytes.to_vec();
+                from_server[6..12].copy_from_slice(&server);
+                from_server[26..30].copy_from_slice(&[10, 0, 0, 11]);
+                write(&from_server);
+            }
+            let mut bytes = frame.bytes.to_vec();
+            if count % 3_001 == 0 && bytes.len() >= 42 {
+                // Longer than a tunnel has room for, and may not be fragmented; or may be.
+                let room = 1_500 - (bytes.len() - 14);
+                bytes.extend(vec![0; room]);
+                bytes[16..18].copy_from_slice(&1_500_u16.to_be_bytes());
+                bytes[20] = if count % 2 == 0 { 0x40 } else { 0 };
+                let sum = lvscheck_engine::packet::checksum::internet(&[&bytes[14..24], &[0, 0], &bytes[26..34]].concat());
+                bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            write(&bytes);
+            if bytes[12..14] != [8, 0] {
+                continue;
+            }
+            let mut answer = turned(&bytes);
+            match count % 5 {
+                0 => continue,
+                1 => answer[6..12].copy_from_slice(&server),
+                2 => answer[26..30].copy_from_slice(&[172, 16, 0, 9]),
+                3 => {
+                    answer = bytes;
+                    answer[..6].copy_from_slice(&other);
+                }
+                _ => {}
+            }
+            write(&answer);
+            if count % 10_007 == 0 {
+                let from = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &other, &[200, 200, 200, 1], &other, &[10, 0, 0, 9]].concat();
+                write(&[&other[..], &other, &[8, 6], &from].concat());
+            }
+        }
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn frames_that_are_no_input_stand_aside() {
+    for (mode, servers_side, takes_fast_way) in [
+        (Method::Dr, false, true),
+        (Method::Tunnel, true, true),
+        (Method::Nat, true, true),
+        // Answers must be sent through the director once more.
+        (Method::Nat, false, false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        both_ways(folder.path(), mode, servers_side);
+        let [fast, careful] = [true, false].map(|bulk| {
+            let name = format!("{bulk}.pcap");
+            let outcome = replayed_from(folder.path(), "both.pcap", bulk, None, Some(&name)).outcome;
+            (outcome, std::fs::read(folder.path().join(&name)).unwrap())
+        });
+        assert_eq!(fast.0.handled.is_some(), takes_fast_way, "{mode:?}");
+        assert!(fast.1 == careful.1, "{mode:?}");
+        assert_eq!(fast.0.roles, careful.0.roles, "{mode:?}");
+        assert!(fast.0.roles.of_others > 10_000 && fast.0.roles.past_director > 10_000 || !takes_fast_way, "{:?}", fast.0.roles);
+        assert_eq!(fast.0.verdicts.rows().collect::<Vec<_>>(), careful.0.verdicts.rows().collect::<Vec<_>>(), "{mode:?}");
+        assert_eq!(fast.0.services, careful.0.services, "{mode:?}");
+        assert_eq!(fast.0.demands, careful.0.demands, "{mode:?}");
+        let broken: Vec<&str> = fast.0.demands.iter().map(|demand| demand.id).collect();
+        let expected: &[&str] = match mode {
+            Method::Dr => &["dr-arp-vip"],
+            Method::Tunnel => &["dr-arp-vip", "tunnel-mtu"],
+            _ => &[],
+        };
+        assert_eq!(broken, expected, "{mode:?}");
+        let about = |outcome: &Outcome| {
+            let input = &outcome.input;
+            (input.frames, input.bytes, input.wire_bytes, input.first, input.last)
+        };
+        assert_eq!(about(&fast.0), about(&careful.0), "{mode:?}");
     }
 }
 

@@ -68,7 +68,7 @@ pub struct PlainFile {
 pub struct BulkFrame<'a> {
     /// When it was captured.
     pub time: Nanos,
-    /// Where it stands, as it was asked for.
+    /// Where it stands, as it was asked for; of one that stands aside its interface's number.
     pub place: u16,
     /// What was captured of it.
     pub bytes: &'a [u8],
@@ -83,7 +83,7 @@ pub struct BulkWindow {
     parts: Vec<Part>,
     count: usize,
     first_number: u64,
-    needs_care: bool,
+    steps_back: bool,
 }
 
 /// A frame in a window's bytes.
@@ -96,22 +96,36 @@ struct Placed {
     place: u16,
 }
 
+/// A frame that is no input.
+#[derive(Clone, Copy, Debug)]
+struct Aside {
+    /// Its place is its interface's number.
+    frame: Placed,
+    /// So many frames of its part before it are input.
+    before: u32,
+}
+
 /// Records of one part.
 #[derive(Debug, Default)]
 struct Part {
     records: Vec<Placed>,
+    /// Frames between them that are no input.
+    aside: Vec<Aside>,
+    /// The times of the first and the last of all.
+    times: Option<(Nanos, Nanos)>,
     /// Where the walk began and ended.
     walked: Range<usize>,
     /// Why it ended before the part's end: the rest is not whole, or makes no sense.
     stopped: Option<Step>,
-    /// Captured bytes, and bytes on the wire.
+    /// Captured bytes, and bytes on the wire: of all, and of the longest frame.
     bytes: u64,
     wire_bytes: u64,
-    /// A frame stands nowhere, or time steps back.
-    needs_care: bool,
+    longest: u32,
+    /// Time steps back.
+    steps_back: bool,
 }
 
-/// Says where a frame of that interface of the capture stands; none: that is for something more careful to tell.
+/// Says where a frame of that interface of the capture stands; none: it is no input, and stands aside.
 pub trait Place: Fn(u32, &[u8]) -> Option<u16> + Sync {}
 impl<F: Fn(u32, &[u8]) -> Option<u16> + Sync> Place for F {}
 
@@ -233,7 +247,7 @@ impl BulkReader {
     /// [`BulkReader::damage`].
     pub fn next_window(&mut self, window: &mut BulkWindow, most: usize, place: &impl Place) -> Result<bool, CaptureError> {
         window.first_number = self.frames + 1;
-        window.needs_care = false;
+        window.steps_back = false;
         match &mut self.source {
             Source::Plain(file) => self.at = file.window(window, self.at, self.frames, most, place)?,
             Source::Other(other) => self.at += window.gather(other, most, place)?,
@@ -301,7 +315,7 @@ impl PlainFile {
             end = part.walked.end;
             stopped = part.stopped.take();
         }
-        let found = frames + window.parts.iter().map(|part| part.records.len() as u64).sum::<u64>();
+        let found = frames + window.parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let next = from + end as u64;
         let mut fail = |what| self.damage = Some(Damage { name: self.name.clone(), frames: found, offset: next, what });
         match stopped {
@@ -394,10 +408,17 @@ impl PlainFile {
 impl Part {
     fn clear(&mut self) {
         self.records.clear();
+        self.aside.clear();
+        self.times = None;
         self.walked = usize::MAX..usize::MAX;
         self.stopped = None;
-        self.needs_care = false;
-        (self.bytes, self.wire_bytes) = (0, 0);
+        self.steps_back = false;
+        (self.bytes, self.wire_bytes, self.longest) = (0, 0, 0);
+    }
+
+    /// How many frames it has in all.
+    fn len(&self) -> usize {
+        self.records.len() + self.aside.len()
     }
 
     /// Finds the records that begin from where the last walk ended up to `end`, in bytes of which the first stands at `from`.
@@ -408,8 +429,7 @@ impl Part {
         while at < end {
             match file.format.step(bytes, at - from, &file.interfaces) {
                 Step::Frame(record, size) => {
-                    let placed = adding.place(&record, record.start + from, record.of(bytes), place);
-                    self.records.push(placed);
+                    adding.add(self, &record, record.start + from, record.of(bytes), place);
                     at += size;
                 }
                 step => {
@@ -425,45 +445,56 @@ impl Part {
 
 /// What a part adds up while frames are added: apart from it, where a processor can keep it at hand.
 struct Adding {
+    first: Option<Nanos>,
     last: Nanos,
     bytes: u64,
     wire_bytes: u64,
-    needs_care: bool,
+    longest: u32,
+    steps_back: bool,
     /// The Ethernet addresses of the last frame, and where it stands: that of the next one with the same is the same.
-    known: Option<(u32, [u8; 12], u16)>,
+    known: Option<(u32, [u8; 12], Option<u16>)>,
 }
 
 impl Adding {
     fn to(part: &Part) -> Adding {
-        let Part { bytes, wire_bytes, needs_care, .. } = *part;
-        let last = part.records.last().map_or(Nanos(0), |last| last.time);
-        Adding { last, bytes, wire_bytes, needs_care, known: None }
+        let Part { times, bytes, wire_bytes, longest, steps_back, .. } = *part;
+        let last = times.map_or(Nanos(0), |(_, last)| last);
+        Adding { first: times.map(|(first, _)| first), last, bytes, wire_bytes, longest, steps_back, known: None }
     }
 
     fn done(self, part: &mut Part) {
-        (part.bytes, part.wire_bytes, part.needs_care) = (self.bytes, self.wire_bytes, self.needs_care);
+        (part.bytes, part.wire_bytes, part.longest) = (self.bytes, self.wire_bytes, self.longest);
+        part.steps_back = self.steps_back;
+        part.times = self.first.map(|first| (first, self.last));
     }
 
-    /// Counts a frame in that begins at `start` of the window.
+    /// Adds a frame that begins at `start` of the window.
     #[inline]
-    fn place(&mut self, record: &Record, start: usize, frame: &[u8], place: &impl Place) -> Placed {
+    fn add(&mut self, part: &mut Part, record: &Record, start: usize, frame: &[u8], place: &impl Place) {
         let Record { time, interface, len, wire_len, .. } = *record;
-        self.needs_care |= time < self.last;
+        self.steps_back |= time < self.last;
+        self.first.get_or_insert(time);
         self.last = time;
         self.bytes += u64::from(len);
         self.wire_bytes += u64::from(wire_len);
+        self.longest = self.longest.max(wire_len);
         let place = match (frame.first_chunk::<12>(), &self.known) {
             (Some(addresses), Some((from, known, place))) if *from == interface && known == addresses => *place,
             (addresses, _) => self.find(interface, addresses, frame, place),
         };
-        Placed { time, start: start as u32, len, wire_len, place }
+        let placed = |place: u16| Placed { time, start: start as u32, len, wire_len, place };
+        match place {
+            Some(place) => part.records.push(placed(place)),
+            None => {
+                let frame = placed(u16::try_from(interface).unwrap_or(u16::MAX));
+                part.aside.push(Aside { frame, before: part.records.len() as u32 });
+            }
+        }
     }
 
     #[cold]
-    fn find(&mut self, interface: u32, addresses: Option<&[u8; 12]>, frame: &[u8], place: &impl Place) -> u16 {
+    fn find(&mut self, interface: u32, addresses: Option<&[u8; 12]>, frame: &[u8], place: &impl Place) -> Option<u16> {
         let found = place(interface, frame);
-        self.needs_care |= found.is_none();
-        let found = found.unwrap_or_default();
         // Where a frame to a group stands depends on more than its addresses.
         self.known = addresses.filter(|addresses| addresses[0] & 1 == 0).map(|addresses| (interface, *addresses, found));
         found
@@ -471,7 +502,7 @@ impl Adding {
 }
 
 impl BulkWindow {
-    /// How many frames there are.
+    /// How many frames there are, with those that stand aside.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -481,9 +512,21 @@ impl BulkWindow {
         self.count == 0
     }
 
-    /// The number of the first frame, from 1.
-    pub fn first_number(&self) -> u64 {
-        self.first_number
+    /// The number in the capture of a frame of a part, from 1.
+    pub fn number(&self, part: usize, number: usize) -> u64 {
+        let aside = self.parts.get(part).map_or(0, |part| part.aside.partition_point(|aside| aside.before as usize <= number));
+        self.first_of(part) + (number + aside) as u64
+    }
+
+    /// The number in the capture of one of a part's frames that stand aside, from 1.
+    pub fn number_aside(&self, part: usize, number: usize) -> u64 {
+        let aside = self.parts.get(part).and_then(|part| part.aside.get(number));
+        self.first_of(part) + number as u64 + aside.map_or(0, |aside| u64::from(aside.before))
+    }
+
+    /// The number of a part's first frame.
+    fn first_of(&self, part: usize) -> u64 {
+        self.first_number + self.parts.iter().take(part).map(|part| part.len() as u64).sum::<u64>()
     }
 
     /// How many parts there are.
@@ -491,7 +534,7 @@ impl BulkWindow {
         self.parts.len()
     }
 
-    /// How many frames a part has.
+    /// How many frames of a part are input.
     pub fn part_len(&self, part: usize) -> usize {
         self.parts.get(part).map_or(0, |part| part.records.len())
     }
@@ -515,16 +558,30 @@ impl BulkWindow {
         })
     }
 
-    /// The times of the first and the last frame.
-    pub fn times(&self) -> Option<(Nanos, Nanos)> {
-        let first = self.parts.iter().find_map(|part| part.records.first())?;
-        let last = self.parts.iter().rev().find_map(|part| part.records.last())?;
-        Some((first.time, last.time))
+    /// The length on the wire of a part's longest frame.
+    pub fn longest(&self, part: usize) -> u32 {
+        self.parts.get(part).map_or(0, |part| part.longest)
     }
 
-    /// Whether some frame stands nowhere, or time steps back, within this window or from the last one to this.
-    pub fn needs_care(&self) -> bool {
-        self.needs_care
+    /// Frames of a part that stand aside, in order.
+    pub fn aside(&self, part: usize) -> impl Iterator<Item = BulkFrame<'_>> {
+        let aside = self.parts.get(part).map_or(&[][..], |part| &part.aside);
+        aside.iter().filter_map(|Aside { frame: Placed { time, start, len, wire_len, place }, .. }| {
+            let bytes = self.bytes.get(*start as usize..*start as usize + *len as usize)?;
+            Some(BulkFrame { time: *time, place: *place, bytes, wire_len: *wire_len })
+        })
+    }
+
+    /// The times of the first and the last frame.
+    pub fn times(&self) -> Option<(Nanos, Nanos)> {
+        let (first, _) = self.parts.iter().find_map(|part| part.times)?;
+        let (_, last) = self.parts.iter().rev().find_map(|part| part.times)?;
+        Some((first, last))
+    }
+
+    /// Whether time steps back, within this window or from the last one to this.
+    pub fn steps_back(&self) -> bool {
+        self.steps_back
     }
 
     /// Captured bytes of all frames, and their bytes on the wire.
@@ -556,7 +613,7 @@ impl BulkWindow {
         self.parts.par_iter_mut().zip(records.par_chunks(PART_FRAMES)).for_each(|(part, records)| {
             part.clear();
             let mut adding = Adding::to(part);
-            part.records.extend(records.iter().map(|record| adding.place(record, record.start, record.of(bytes), place)));
+            records.iter().for_each(|record| adding.add(part, record, record.start, record.of(bytes), place));
             adding.done(part);
         });
         Ok(self.bytes.len() as u64)
@@ -564,11 +621,11 @@ impl BulkWindow {
 
     /// Sums the parts up.
     fn finish(&mut self, last: &mut Nanos) {
-        self.count = self.parts.iter().map(|part| part.records.len()).sum();
-        for part in self.parts.iter().filter(|part| !part.records.is_empty()) {
-            let steps_back = part.records.first().is_some_and(|first| first.time < *last);
-            self.needs_care |= part.needs_care || steps_back;
-            *last = part.records.last().map_or(*last, |last| last.time);
+        self.count = self.parts.iter().map(Part::len).sum();
+        for part in &self.parts {
+            let Some((first, end)) = part.times else { continue };
+            self.steps_back |= part.steps_back || first < *last;
+            *last = end;
         }
     }
 }

@@ -5,8 +5,9 @@
 //! steps back, draws, the first byte that differs from the golden) ends it, and the replay begins again, carefully.
 
 use super::Outcome;
+use super::bystander::Bystanders;
 use super::demands::Watch;
-use super::outcome::{Emitted as Totals, Verdicts};
+use super::outcome::{Emitted as Totals, Roles, Verdicts};
 use super::place::{Place, Places};
 use super::session::{InputFrame, count};
 use super::translation::{TOA, Translations};
@@ -52,6 +53,10 @@ pub struct BulkRequest<'a> {
     pub places: Places,
     /// The director, at rest.
     pub director: Director,
+    /// What frames are that are no input.
+    pub bystanders: Bystanders,
+    /// Whether answers that the director sent in the capture would have to go through it once more: asked only where they would.
+    pub turns_replies: &'a dyn Fn(&Places) -> Result<bool, CaptureError>,
     /// Signs of broken demands.
     pub watch: Watch,
     /// How FULLNAT shows connections.
@@ -118,13 +123,16 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Option<BulkResult>, Failure> 
 }
 
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Option<BulkResult>, Failure> {
-    let BulkRequest { mut input, golden, write: _, places, director, mut watch, mut translations, local_ports, end, stage } =
-        request;
+    let BulkRequest { mut input, golden, write: _, places, director, bystanders, turns_replies, .. } = request;
+    let BulkRequest { mut watch, mut translations, local_ports, end, stage, .. } = request;
     let mut batch = Batch::new(director);
     let golden = golden.map(|file| Golden { file, last: Nanos(0), learner: SharedLearner::new(local_ports) });
     let mut collector =
         Collector { output, golden, translates: translations.wants_more(), room: translations.room(), ..Collector::default() };
     let mut counts = Counts::default();
+    let mut roles = Roles::default();
+    let mut turns = None;
+    let interfaces = input.interfaces().len();
     let plain = std::thread::scope(|scope| -> Result<bool, Failure> {
         // Made here: when this ends early, so do the channels, and with them the thread that reads.
         let (empty, to_fill) = channel::<BulkWindow>();
@@ -138,9 +146,14 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
             stage(Step::Read);
             let Ok(read) = windows.recv() else { return Ok(true) };
             let (window, position) = read?;
-            if window.needs_care() {
+            let seen = bystanders.look(&window, places, &watch, interfaces);
+            if seen.sent && bystanders.translates() && turns.is_none() {
+                turns = Some(turns_replies(places)?);
+            }
+            if window.steps_back() || seen.needs_care || seen.sent && turns == Some(true) {
                 return Ok(false);
             }
+            roles.add(&seen.roles);
             collector.start = collector.emitted;
             batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
             if let Some(error) = collector.error() {
@@ -149,13 +162,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
             if collector.needs_care {
                 return Ok(false);
             }
-            // Frames that are neither IPv4 nor IPv6 without tags: ARP above all. There are few.
-            for (part, number) in std::mem::take(&mut collector.unusual) {
-                let before: usize = (0..part).map(|part| window.part_len(part)).sum();
-                let Some(frame) = window.frame(part, number) else { continue };
-                let number = window.first_number() + (before + number) as u64;
-                watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
-            }
+            demands(&mut watch, &window, std::mem::take(&mut collector.unusual), &seen.concerning);
             for ((part, number), emitted) in std::mem::take(&mut collector.forwarded) {
                 if let Some(frame) = window.frame(part, number) {
                     translations.note(frame.bytes, &emitted);
@@ -204,6 +211,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
             ..Comparison::default()
         }),
         verdicts: collector.verdicts,
+        roles,
         demands: watch.finish(),
         services: batch.director().services(),
         client_addresses: batch.director().client_addresses(),
@@ -221,6 +229,24 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Opti
         handled: batch.handled(),
         director: batch.into_director(),
     }))
+}
+
+/// Shows demands what may concern them: packets that were not just forwarded, ARP above all, those too long for a tunnel, and of
+/// those that stand aside the ones named. There are few.
+fn demands(watch: &mut Watch, window: &BulkWindow, mut unusual: Vec<(usize, usize)>, aside: &[(usize, usize)]) {
+    for part in (0..window.parts()).filter(|part| watch.is_big(window.longest(*part))) {
+        let frames = window.frames(part, 0..window.part_len(part)).enumerate();
+        unusual.extend(frames.filter_map(|(number, frame)| watch.is_big(frame?.wire_len).then_some((part, number))));
+    }
+    unusual.sort_unstable();
+    unusual.dedup();
+    let input = unusual.iter().filter_map(|&(part, number)| Some((window.number(part, number), window.frame(part, number)?)));
+    let aside = aside.iter().filter_map(|&(part, at)| Some((window.number_aside(part, at), window.aside(part).nth(at)?)));
+    let mut frames: Vec<(u64, BulkFrame<'_>)> = input.chain(aside).collect();
+    frames.sort_by_key(|(number, _)| *number);
+    for (number, frame) in frames {
+        watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
+    }
 }
 
 /// Fills windows until the capture ends or nobody wants them.

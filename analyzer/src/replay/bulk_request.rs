@@ -1,12 +1,13 @@
 //! Whether a replay may take the fast way, and its result in the form of the careful way's.
 
 use super::bulk::{self, BulkRequest, Step};
+use super::bystander::Bystanders;
 use super::demands::Watch;
 use super::destination::Destination;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::translation::Translations;
-use super::work::{LINGER, LISTENED};
+use super::work::{LINGER, LISTENED, ServersSide};
 use super::{Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile};
 use crate::describe::{Description, Inference, Tally};
@@ -96,6 +97,8 @@ pub(super) fn run(
         }
     };
     let watch = Watch::new(config, true);
+    let bystanders = Bystanders::new(config);
+    let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, places, &ServersSide::new(config))?);
     let own = stem(capture.given());
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
@@ -104,7 +107,21 @@ pub(super) fn run(
     let (low, high) = config.sysctls.ip_local_port_range;
     let local_ports = low..=high;
     let stage = &mut stage;
-    let asked = BulkRequest { input, golden, write, places, director, watch, translations, local_ports, end: &end, stage };
+    let (end, turns_replies) = (&end, &turns_replies);
+    let asked = BulkRequest {
+        input,
+        golden,
+        write,
+        places,
+        director,
+        bystanders,
+        turns_replies,
+        watch,
+        translations,
+        local_ports,
+        end,
+        stage,
+    };
     let Some(result) = bulk::run(asked)? else { return Ok(None) };
     destination.map(Destination::finish).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -138,6 +155,19 @@ fn describe(request: &Request, capture: &Input) -> Result<Option<Description>, F
         }
     })?;
     failure.map_or(Ok(description), |error| Err(error.into()))
+}
+
+/// Whether a capture holds a frame that arrived from a real server.
+fn holds_servers_side(capture: &Input, places: &Places, servers: &ServersSide) -> Result<bool, CaptureError> {
+    let mut reader = BulkReader::open(capture)?;
+    let mut window = BulkWindow::default();
+    while reader.next_window(&mut window, OBSERVED, &|_, _| None)? {
+        let of_server = |part: usize| window.aside(part).any(|frame| servers.sent(places, frame.place.into(), frame.bytes));
+        if (0..window.parts()).into_par_iter().any(of_server) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Shows a capture to an inference: which frames tell anything new is found out by all threads at once.

@@ -48,6 +48,26 @@ impl Watch {
         watch
     }
 
+    /// Whether [`Watch::look`] could find something in a frame by itself. To see that an answer goes past a director that
+    /// translates takes more: its client must be known.
+    pub fn concerns(&self, frame: &[u8]) -> bool {
+        let is_arp = || self.judges_arp && arp_sender(frame).is_some();
+        let is_big = || self.tunnel_overhead > 0 && ip_length(frame).is_some_and(|length| length > self.room());
+        let is_request = || reply::flow(frame).is_some_and(|flow| self.virtual_addresses.contains(&flow.destination.0));
+        is_arp() || is_big() && is_request()
+    }
+
+    /// Whether a frame that long on the wire may hold a packet that does not fit a tunnel.
+    pub fn is_big(&self, wire_len: u32) -> bool {
+        const ETHERNET: u32 = 14;
+        self.tunnel_overhead > 0 && wire_len > self.room() + ETHERNET
+    }
+
+    /// How long a packet may be to fit a tunnel.
+    fn room(&self) -> u32 {
+        self.smallest_mtu.saturating_sub(self.tunnel_overhead)
+    }
+
     /// Looks at a frame, whatever its role.
     pub fn look(&mut self, frame: InputFrame<'_>) {
         self.arp(frame);
@@ -87,7 +107,7 @@ impl Watch {
     }
 
     fn big_request(&mut self, frame: InputFrame<'_>) {
-        let room = self.smallest_mtu.saturating_sub(self.tunnel_overhead);
+        let room = self.room();
         let length = ip_length(frame.bytes).unwrap_or(0);
         if self.tunnel_overhead > 0 && length > room {
             let message = format!(

@@ -2,6 +2,7 @@
 
 pub mod bulk;
 mod bulk_request;
+mod bystander;
 mod check;
 mod demands;
 mod destination;

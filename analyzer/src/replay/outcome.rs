@@ -124,7 +124,7 @@ impl Verdicts {
 }
 
 /// Frames of the capture that were no input to the director.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     /// Sent by the director itself, as the capture shows.
     pub from_director: u64,
@@ -138,6 +138,20 @@ pub struct Roles {
     pub of_others: u64,
     /// Not parseable as frames of their link type, by reason.
     pub unreadable: BTreeMap<String, u64>,
+}
+
+impl Roles {
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Roles) {
+        self.from_director += other.from_director;
+        self.past_director += other.past_director;
+        self.replies += other.replies;
+        self.unmatched_replies += other.unmatched_replies;
+        self.of_others += other.of_others;
+        for (reason, count) in &other.unreadable {
+            *self.unreadable.entry(reason.clone()).or_insert(0) += count;
+        }
+    }
 }
 
 /// A rule of the forwarding mode that is broken.

@@ -1,5 +1,6 @@
 //! One director at work on the frames of a capture, one at a time: the serial way, which small captures and tests take.
 
+use super::bystander::Bystanders;
 use super::outcome::{Emitted, Roles, Verdicts};
 use super::place::{Place, Places};
 use super::reply::{self, Replies, Undo};
@@ -9,7 +10,7 @@ use lvscheck_engine::observe::Observations;
 use lvscheck_engine::profile::System;
 use lvscheck_engine::verdict::{Forwarded, Verdict};
 use lvscheck_engine::{Arrival, Director, DirectorConfig, Draws, Nanos, Output, output::EmittedFrame};
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// A frame of a capture, as Ethernet.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +48,9 @@ pub struct Session {
     undo: Undo,
     /// The capture's link type does not tell the MAC addresses of both ends.
     made_up_macs: bool,
-    /// Answers pass the director, which translates them.
-    translates: bool,
-    /// Clients' sides of connections under DR and tunnel, so that answers can be told from strangers' frames.
-    direct: HashMap<reply::Flow, ()>,
+    bystanders: Bystanders,
+    /// Clients' sides of connections of services without an address, so that answers can be told from strangers' frames.
+    direct: HashSet<reply::Flow>,
     /// Counts by verdict.
     pub verdicts: Verdicts,
     /// Counts of frames that were no input.
@@ -82,9 +82,9 @@ impl Session {
             places,
             replies: turn_replies.then(Replies::default),
             made_up_macs,
-            translates: answers_pass_director(config),
+            bystanders: Bystanders::new(config),
             undo: Undo { ttl: u8::from(linux), mss: !linux },
-            direct: HashMap::new(),
+            direct: HashSet::new(),
             verdicts: Verdicts::default(),
             roles: Roles::default(),
             emitted: Emitted::default(),
@@ -124,8 +124,7 @@ impl Session {
                 if self.made_up_macs && self.turn_back(frame, sink) {
                     return;
                 }
-                let answer = reply::flow(frame.bytes).is_some_and(|flow| self.direct.contains_key(&flow.reversed()));
-                if answer { self.roles.past_director += 1 } else { self.roles.of_others += 1 }
+                if self.is_answer(frame.bytes) { self.roles.past_director += 1 } else { self.roles.of_others += 1 }
             }
         }
     }
@@ -146,9 +145,15 @@ impl Session {
             }
             sink.emitted(emitted, (!emitted.late && emitted.time == self.last).then_some(frame.number), Some(verdict));
         }
-        if let Some(flow) = flow_of_request {
-            self.direct.insert(flow, ());
+        if let Some(flow) = flow_of_request.filter(|_| self.bystanders.serves_marks()) {
+            self.direct.insert(flow);
         }
+    }
+
+    /// Whether a frame that is no input answers a client.
+    fn is_answer(&self, frame: &[u8]) -> bool {
+        let known = || reply::flow(frame).is_some_and(|flow| self.direct.contains(&flow.reversed()));
+        self.bystanders.is_answer(frame) || known()
     }
 
     /// Sends the real server's frame behind an answer through the director; false when its request was not seen.
@@ -181,8 +186,7 @@ impl Session {
         if self.turn_back(frame, sink) {
             return;
         }
-        let answer = reply::flow(frame.bytes).is_some_and(|flow| self.direct.contains_key(&flow.reversed()));
-        match (answer && !self.translates, self.replies.is_some()) {
+        match (self.is_answer(frame.bytes) && !self.bystanders.translates(), self.replies.is_some()) {
             (true, false) => self.roles.past_director += 1,
             (false, true) if reply::flow(frame.bytes).is_some() => self.roles.unmatched_replies += 1,
             _ => self.roles.from_director += 1,

@@ -249,19 +249,28 @@ fn words(names: &impl Names, verdict: Verdict) -> String {
 
 /// Answers seen at the client are turned back when the mode translates them and no frame of the servers' side is there.
 fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> bool {
-    let servers: Vec<IpAddr> = config
-        .commands
-        .iter()
-        .filter_map(|command| match command {
+    let servers = ServersSide::new(config);
+    answers_pass_director(config) && !loaded.frames.inputs().any(|frame| servers.sent(places, frame.interface, frame.bytes))
+}
+
+/// Frames that come from real servers.
+pub(super) struct ServersSide(Vec<IpAddr>);
+
+impl ServersSide {
+    /// Of the servers that are there from the start.
+    pub fn new(config: &DirectorConfig) -> ServersSide {
+        let servers = config.commands.iter().filter_map(|command| match command {
             Command::AddServer { server, .. } => Some(server.address),
             _ => None,
-        })
-        .collect();
-    answers_pass_director(config)
-        && !loaded.frames.inputs().any(|frame| {
-            matches!(places.of(frame.interface, frame.bytes), Place::Arrived(_))
-                && reply::flow(frame.bytes).is_some_and(|flow| servers.contains(&flow.source.0))
-        })
+        });
+        ServersSide(servers.collect())
+    }
+
+    /// Whether a frame arrived at the director from a real server.
+    pub fn sent(&self, places: &Places, interface: u32, frame: &[u8]) -> bool {
+        matches!(places.of(interface, frame), Place::Arrived(_))
+            && reply::flow(frame).is_some_and(|flow| self.0.contains(&flow.source.0))
+    }
 }
 
 impl Worked {
