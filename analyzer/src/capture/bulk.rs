@@ -111,7 +111,7 @@ struct Part {
     records: Vec<Placed>,
     /// Frames between them that are no input.
     aside: Vec<Aside>,
-    /// The times of the first and the last of all.
+    /// The earliest and the latest time of all.
     times: Option<(Nanos, Nanos)>,
     /// Where the walk began and ended.
     walked: Range<usize>,
@@ -445,6 +445,7 @@ impl Part {
 
 /// What a part adds up while frames are added: apart from it, where a processor can keep it at hand.
 struct Adding {
+    /// The earliest time, and the latest.
     first: Option<Nanos>,
     last: Nanos,
     bytes: u64,
@@ -472,9 +473,13 @@ impl Adding {
     #[inline]
     fn add(&mut self, part: &mut Part, record: &Record, start: usize, frame: &[u8], place: &impl Place) {
         let Record { time, interface, len, wire_len, .. } = *record;
-        self.steps_back |= time < self.last;
-        self.first.get_or_insert(time);
-        self.last = time;
+        let first = self.first.get_or_insert(time);
+        if time < self.last {
+            self.steps_back = true;
+            *first = time.min(*first);
+        } else {
+            self.last = time;
+        }
         self.bytes += u64::from(len);
         self.wire_bytes += u64::from(wire_len);
         self.longest = self.longest.max(wire_len);
@@ -572,11 +577,10 @@ impl BulkWindow {
         })
     }
 
-    /// The times of the first and the last frame.
+    /// The earliest and the latest time of a frame.
     pub fn times(&self) -> Option<(Nanos, Nanos)> {
-        let (first, _) = self.parts.iter().find_map(|part| part.times)?;
-        let (_, last) = self.parts.iter().rev().find_map(|part| part.times)?;
-        Some((first, last))
+        let times = self.parts.iter().filter_map(|part| part.times);
+        times.reduce(|(first, last), (earliest, latest)| (first.min(earliest), last.max(latest)))
     }
 
     /// Whether time steps back, within this window or from the last one to this.
@@ -625,7 +629,7 @@ impl BulkWindow {
         for part in &self.parts {
             let Some((first, end)) = part.times else { continue };
             self.steps_back |= part.steps_back || first < *last;
-            *last = end;
+            *last = end.max(*last);
         }
     }
 }

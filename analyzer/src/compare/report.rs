@@ -23,6 +23,11 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// Of so many frames, all of which are equal; so many draws were learned, by kind.
+    pub fn equal(frames: u64, learned: BTreeMap<&'static str, u64>) -> Comparison {
+        Comparison { expected: frames, actual: frames, equal: frames, learned, ..Comparison::default() }
+    }
+
     /// Whether both sides agree.
     pub fn conforms(&self) -> bool {
         self.counts.is_empty()

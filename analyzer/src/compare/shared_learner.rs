@@ -3,9 +3,9 @@
 //! Under FULLNAT every segment shows its connection's draw. Those are numbered without gaps, so they stand in a table that
 //! threads share without waiting; the few others are learned one after another.
 
-use super::draws::{Learner, kind, read, shift};
+use super::draws::{Learner, kind, read, shift, take_over};
 use lvscheck_engine::draws::Draw;
-use lvscheck_engine::output::DrawnField;
+use lvscheck_engine::output::{DrawnField, EmittedFrame};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +38,13 @@ impl SharedLearner {
         drawn
             .iter()
             .all(|field| self.see_offset(expected, actual, field).unwrap_or_else(|| self.see_other(expected, actual, field)))
+    }
+
+    /// Gives a frame the expected one's draws and returns it, if that makes it equal and they agree with those before.
+    pub fn take_over(&self, expected: &[u8], frame: &EmittedFrame<'_>) -> Option<Vec<u8>> {
+        let mut bytes = frame.bytes.to_vec();
+        take_over(expected, &mut bytes, frame.drawn);
+        (bytes == expected && self.see(expected, frame.bytes, frame.drawn)).then_some(bytes)
     }
 
     /// Whether a sequence offset is what it was; none if the field holds something else.

@@ -1,9 +1,10 @@
 //! Whether a replay may take the fast way, and its result in the form of the careful way's.
 
-use super::bulk::{self, BulkRequest, Step};
+use super::bulk::{self, Attempt, BulkRequest, Detour, Step};
 use super::bystander::Bystanders;
 use super::demands::Watch;
 use super::destination::Destination;
+use super::one_by_one;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::translation::Translations;
@@ -61,28 +62,28 @@ pub(super) fn run(
         Some(Source::File(path)) => {
             let named = stem(path).is_some_and(|stem| config.interface(&stem).is_some());
             match PlainFile::open(path) {
-                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) && !has_fcs(golden.interfaces()) => Some(golden),
+                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) && !has_fcs(golden.interfaces()) => Some(path),
                 _ => return Ok(None),
             }
         }
         _ => None,
     };
-    let director = Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?;
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let destination = request.write.as_deref().map(Destination::new).transpose()?;
-    let write = destination.as_ref().map(|destination| destination.writer(&names)).transpose()?;
+    let size = input.size().unwrap_or(0);
+    let own = stem(capture.given());
+    let interfaces: Vec<Option<&str>> =
+        input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
-    let has_golden = golden.is_some();
     let first = std::cell::Cell::new(Nanos(0));
     let end = |last: Nanos, last_golden: Nanos| {
         let changed = if last_change == Nanos(0) { Nanos(0) } else { first.get() + last_change };
-        match (request.linger, has_golden) {
+        match (request.linger, golden.is_some()) {
             (Some(linger), _) => last.max(changed) + linger,
             (None, true) => last.max(changed).max(last_golden) + LISTENED,
             (None, false) => last.max(changed) + LINGER,
         }
     };
-    let size = input.size().unwrap_or(0);
     if let Some(bar) = &request.progress {
         bar.set_length(size);
     }
@@ -96,48 +97,50 @@ pub(super) fn run(
             }
         }
     };
-    let watch = Watch::new(config, true);
-    let bystanders = Bystanders::new(config);
     let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, places, &ServersSide::new(config))?);
-    let own = stem(capture.given());
-    let interfaces: Vec<Option<&str>> =
-        input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
-    let places = Places::new(config, interfaces);
-    let translations = Translations::new(config, TRANSLATIONS);
     let (low, high) = config.sysctls.ip_local_port_range;
-    let local_ports = low..=high;
-    let stage = &mut stage;
-    let (end, turns_replies) = (&end, &turns_replies);
-    let asked = BulkRequest {
-        input,
-        golden,
-        write,
-        places,
-        director,
-        bystanders,
-        turns_replies,
-        watch,
-        translations,
-        local_ports,
-        end,
-        stage,
+    let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
+        let opened = golden.map(|path| PlainFile::open(path)).transpose()?.flatten();
+        if golden.is_some() && opened.is_none() {
+            return Ok(Err(Detour::Careful));
+        }
+        replay(BulkRequest {
+            input: BulkReader::open(capture)?,
+            golden: opened,
+            write: destination.as_ref().map(|destination| destination.writer(&names)).transpose()?,
+            places: Places::new(config, interfaces.iter().copied()),
+            config,
+            director: Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?,
+            bystanders: Bystanders::new(config),
+            turns_replies: &turns_replies,
+            watch: Watch::new(config, true),
+            translations: Translations::new(config, TRANSLATIONS),
+            local_ports: low..=high,
+            end: &end,
+            stage: &mut stage,
+        })
     };
-    let Some(result) = bulk::run(asked)? else { return Ok(None) };
+    let mut attempted = attempt(bulk::run)?;
+    if let Err(Detour::OneByOne) = attempted {
+        attempted = attempt(one_by_one::run)?;
+    }
+    let Ok(result) = attempted else { return Ok(None) };
     destination.map(Destination::finish).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
     let mut outcome = result.outcome;
+    let (earliest, latest) = result.counts.times.unwrap_or_default();
     outcome.input = InputSummary {
         files: vec![capture.given().display().to_string()],
-        frames: result.frames,
-        bytes: result.bytes,
-        wire_bytes: result.wire_bytes,
-        first: result.times.0,
-        last: result.times.1,
+        frames: result.counts.frames,
+        bytes: result.counts.bytes,
+        wire_bytes: result.counts.wire_bytes,
+        first: earliest,
+        last: latest,
         warnings: result.warnings,
     };
     outcome.handled = Some(result.handled);
     outcome.director = director_summary(request, &description);
-    outcome.speed = Speed { seconds, frames_per_second: result.frames as f64 / seconds.max(1e-9) };
+    outcome.speed = Speed { seconds, frames_per_second: result.counts.frames as f64 / seconds.max(1e-9) };
     // A process that ends gives its memory back faster than a destructor does.
     std::mem::forget(result.director);
     let counted = outcome.services.clone();

@@ -33,8 +33,10 @@ pub struct Seen {
     pub sent: bool,
     /// Part and number of those that demands look at.
     pub concerning: Vec<(usize, usize)>,
-    /// Only the careful way can tell.
-    pub needs_care: bool,
+    /// What some are depends on connections.
+    pub by_connection: bool,
+    /// Some come from an interface that was not known when it was told where frames stand.
+    pub new_interface: bool,
 }
 
 impl Bystanders {
@@ -89,8 +91,9 @@ impl Bystanders {
                     (false, false) => seen.roles.of_others += 1,
                 }
                 seen.sent |= sent;
-                // An interface that came later may have any name, and an answer may go past a director that translates.
-                seen.needs_care |= usize::from(interface) >= interfaces || self.by_mark || comes_from(&self.servers);
+                seen.new_interface |= usize::from(interface) >= interfaces;
+                // A real server's answer may go past a director that ought to translate it.
+                seen.by_connection |= self.by_mark || comes_from(&self.servers);
                 if watch.concerns(frame.bytes) {
                     seen.concerning.push((part, number));
                 }
@@ -106,7 +109,8 @@ impl Seen {
         self.roles.add(&other.roles);
         self.sent |= other.sent;
         self.concerning.extend(other.concerning);
-        self.needs_care |= other.needs_care;
+        self.by_connection |= other.by_connection;
+        self.new_interface |= other.new_interface;
         self
     }
 }

@@ -139,12 +139,17 @@ impl Check<'_> {
     }
 }
 
-/// A frame of a capture. Padding up to Ethernet's smallest frame, which a director never sends itself but a NIC adds, is cut.
+/// A frame of a capture.
 fn captured<'f>(frames: &'f Frames, frame: &StoredFrame, interface: Option<&'f str>) -> Frame<'f> {
-    let whole = frames.bytes(frame);
-    let bytes = if frame.wire_len == 60 && whole.len() == 60 { without_padding(whole) } else { whole };
-    let wire_len = frame.wire_len - (whole.len() - bytes.len()) as u32;
+    let (bytes, wire_len) = unpadded(frames.bytes(frame), frame.wire_len);
     Frame { number: frame.number, time: frame.time, interface, bytes, wire_len, drawn: &[], late: false }
+}
+
+/// A captured frame and its length on the wire without padding up to Ethernet's smallest frame, which a director never sends
+/// itself but a NIC adds.
+pub(super) fn unpadded(whole: &[u8], wire_len: u32) -> (&[u8], u32) {
+    let bytes = if wire_len == 60 && whole.len() == 60 { without_padding(whole) } else { whole };
+    (bytes, wire_len - (whole.len() - bytes.len()) as u32)
 }
 
 /// A 60-byte frame without the zeros behind its packet.

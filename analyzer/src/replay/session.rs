@@ -74,9 +74,19 @@ impl Session {
         turn_replies: bool,
         made_up_macs: bool,
     ) -> Result<Session, ConfigError> {
-        let director = Director::new(config, draws)?;
+        Ok(Session::around(Director::new(config, draws)?, config, places, turn_replies, made_up_macs))
+    }
+
+    /// The same with a director of that configuration.
+    pub fn around(
+        director: Director,
+        config: &DirectorConfig,
+        places: Places,
+        turn_replies: bool,
+        made_up_macs: bool,
+    ) -> Session {
         let linux = config.profile.system == System::Linux;
-        Ok(Session {
+        Session {
             director,
             output: Output::default(),
             places,
@@ -89,7 +99,7 @@ impl Session {
             roles: Roles::default(),
             emitted: Emitted::default(),
             last: Nanos(0),
-        })
+        }
     }
 
     /// The director.

@@ -1,6 +1,8 @@
 //! A file that is written while other windows are worked on: pieces wait for a thread that has nothing else to do.
 
+use super::bulk::Attempt;
 use crate::capture::{CaptureError, Writer};
+use crate::exit::Failure;
 use rayon::Scope;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,26 @@ pub(super) struct WriteBehind {
     spare: Mutex<Vec<Vec<u8>>>,
     /// The first write that failed.
     error: Mutex<Option<CaptureError>>,
+}
+
+/// Where what leaves is written, and what it takes to do that later.
+pub(super) type File<'a, 'scope> = (&'scope WriteBehind, &'a Scope<'scope>);
+
+/// Works with a file behind, if there is one; what an attempt that failed wrote is nobody's.
+///
+/// # Errors
+/// The work's, or what waits can't be written.
+pub(super) fn with(
+    writer: Option<Writer>,
+    work: impl FnOnce(Option<File<'_, '_>>) -> Result<Attempt, Failure>,
+) -> Result<Attempt, Failure> {
+    let Some(writer) = writer else { return work(None) };
+    let behind = WriteBehind::new(writer)?;
+    let attempt = rayon::in_place_scope(|scope| work(Some((&behind, scope))))?;
+    if attempt.is_ok() {
+        behind.finish()?;
+    }
+    Ok(attempt)
 }
 
 /// How many pieces may wait. Whoever makes more of them waits for the file, so that memory does not grow.

@@ -1,0 +1,294 @@
+//! What leaves a large replay: counted, compared with the golden, written.
+
+use super::outcome::{Emitted as Totals, Verdicts};
+use super::session::count;
+use super::translation::TOA;
+use super::write_behind::File;
+use crate::capture::{CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, pcap_head, pcap_record_head};
+use crate::compare::Comparison;
+use crate::compare::align::LATE_TIME;
+use crate::compare::shared_learner::SharedLearner;
+use lvscheck_engine::batch::{Emitted, Leaving, Sink};
+use lvscheck_engine::verdict::{Forwarded, Verdict};
+use lvscheck_engine::{EmittedFrame, Nanos};
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+
+/// Bytes of the golden that one thread reads at a time.
+const GOLDEN: usize = 64 << 10;
+/// A link header without tags.
+const ETHERNET: usize = 14;
+/// Room for the addresses and ports of both ends of a packet.
+const ENDS: usize = 36;
+
+/// The golden, read where it is compared.
+pub(super) struct Golden {
+    file: PlainFile,
+    last: Nanos,
+    /// The values of draws.
+    learner: SharedLearner,
+}
+
+impl Golden {
+    /// From its first frame on. Ports that the director draws lie in that range.
+    pub(super) fn new(file: PlainFile, local_ports: RangeInclusive<u16>) -> Golden {
+        Golden { file, last: Nanos(0), learner: SharedLearner::new(local_ports) }
+    }
+
+    /// Brings so many bytes of a piece's golden from where it stands; false if there are not so many.
+    #[cold]
+    fn read_on(&self, piece: &mut Piece, size: usize) -> bool {
+        piece.golden_at += piece.at as u64;
+        (piece.at, piece.filled) = (0, 0);
+        if piece.golden.len() < GOLDEN.max(size) {
+            piece.golden.resize(GOLDEN.max(size), 0);
+        }
+        match self.file.read_at(&mut piece.golden, piece.golden_at) {
+            Ok(read) if read >= size => piece.filled = read,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Where the frame stands that follows so many, if all before it are equal.
+    fn at(&self, emitted: Emitted) -> u64 {
+        self.file.first() + emitted.frames * self.file.record_head() as u64 + emitted.bytes
+    }
+}
+
+/// Takes what leaves: counts, compares, writes.
+#[derive(Default)]
+pub(super) struct Collector<'a, 'scope> {
+    golden: Option<Golden>,
+    output: Option<File<'a, 'scope>>,
+    /// Buffers for goldens, to use again.
+    spare: Mutex<Vec<Vec<u8>>>,
+    /// What was emitted in all, and when the window began.
+    emitted: Emitted,
+    start: Emitted,
+    pub(super) verdicts: Verdicts,
+    totals: Totals,
+    /// Frames that demands look at.
+    pub(super) unusual: Vec<(usize, usize)>,
+    /// Translations are of interest, and of so many connections more: of packets that were forwarded, what left for them.
+    pub(super) translates: bool,
+    pub(super) room: usize,
+    pub(super) forwarded: Vec<((usize, usize), Vec<u8>)>,
+    pub(super) needs_care: bool,
+}
+
+/// What a run of frames gave.
+#[derive(Default)]
+pub(super) struct Piece {
+    forwarded: u64,
+    returned: u64,
+    others: Vec<(usize, usize, Verdict)>,
+    /// What left since the last verdict, and of the packets that were forwarded so all of it, while translations are of interest;
+    /// and the ends of those that took the parallel way: what leaves between the same two shows nothing more.
+    left: Vec<Vec<u8>>,
+    translated: Vec<((usize, usize), Vec<u8>)>,
+    shown: HashSet<[u8; ENDS]>,
+    /// The last frame with the golden's draws, if it has any.
+    learned: Option<Vec<u8>>,
+    emitted: Emitted,
+    totals: Totals,
+    needs_care: bool,
+    /// The golden from `golden_at` on, of which `filled` bytes were read; `at` is the place in it.
+    golden: Vec<u8>,
+    golden_at: u64,
+    filled: usize,
+    at: usize,
+    /// The latest time stamp of the golden.
+    golden_last: u64,
+    records: Vec<u8>,
+    /// Where the records belong in the file.
+    records_at: u64,
+}
+
+impl<'a, 'scope> Collector<'a, 'scope> {
+    /// Nothing left yet.
+    pub(super) fn new(golden: Option<Golden>, output: Option<File<'a, 'scope>>) -> Collector<'a, 'scope> {
+        Collector { golden, output, ..Collector::default() }
+    }
+
+    /// A window begins.
+    pub(super) fn begin(&mut self) {
+        self.start = self.emitted;
+    }
+
+    /// The time of the golden's last frame, 0 without a golden; none if it holds frames that did not leave.
+    pub(super) fn golden_end(&self) -> Option<Nanos> {
+        match &self.golden {
+            Some(golden) if golden.at(self.emitted) != golden.file.size() => None,
+            Some(golden) => Some(golden.last),
+            None => Some(Nanos(0)),
+        }
+    }
+
+    /// The result of the comparison with the golden, if there is one: as far as it is made here all is equal.
+    pub(super) fn comparison(&self) -> Option<Comparison> {
+        self.golden.as_ref().map(|golden| Comparison::equal(self.emitted.frames, golden.learner.counts()))
+    }
+
+    /// Counts of what left.
+    pub(super) fn totals(&mut self) -> Totals {
+        Totals { frames: self.emitted.frames, bytes: self.emitted.bytes, ..std::mem::take(&mut self.totals) }
+    }
+
+    /// The first write that failed so far, once.
+    pub(super) fn error(&self) -> Option<CaptureError> {
+        self.output.and_then(|(behind, _)| behind.error())
+    }
+
+    /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
+    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
+        const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
+        let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
+        let options = leaving.head.get(if v4 { OPTIONS.0 } else { OPTIONS.1 }..).unwrap_or_default();
+        let mut is_first = || {
+            let ends = if v4 { 26..38 } else { 22..58 };
+            let mut key = [0; ENDS];
+            key.iter_mut().zip(leaving.head.get(ends).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+            piece.shown.len() < self.room && piece.shown.insert(key)
+        };
+        if options.contains(&TOA) || is_first() {
+            piece.left.push([leaving.head, leaving.tail].concat());
+        }
+    }
+
+    /// Whether the golden's next frame is this one.
+    #[inline(always)]
+    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
+        let (head_len, len) = (leaving.head.len(), leaving.head.len() + leaving.tail.len());
+        let start = golden.file.record_head();
+        if piece.filled - piece.at < start + len && !golden.read_on(piece, start + len) {
+            return false;
+        }
+        let Some(record) = piece.golden.get(piece.at..piece.at + start + len) else { return false };
+        let Some(head) = golden.file.head(record) else { return false };
+        piece.at += start + len;
+        piece.golden_last = piece.golden_last.max(head.stamp);
+        // A length on the wire below what was captured is that of what was captured.
+        if head.len as usize != len || head.wire_len.max(head.len) != len as u32 + leaving.frame.cut {
+            return false;
+        }
+        let expected = &record[start..];
+        if leaving.frame.late && Nanos(golden.file.time(&head).0.abs_diff(leaving.frame.time.0)) > LATE_TIME {
+            return false;
+        }
+        if expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail {
+            // The golden's draws are the engine's own.
+            let drawn = leaving.frame.drawn;
+            return drawn.is_empty() || golden.learner.see(expected, expected, drawn);
+        }
+        if leaving.frame.drawn.is_empty() {
+            return false;
+        }
+        let whole = [leaving.head, leaving.tail].concat();
+        piece.learned = golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..leaving.frame });
+        piece.learned.is_some()
+    }
+}
+
+impl Sink for Collector<'_, '_> {
+    type Piece = Piece;
+
+    fn piece(&self, before: Emitted) -> Piece {
+        let frames = self.start.frames + before.frames;
+        let before = Emitted { frames, bytes: self.start.bytes + before.bytes };
+        let mut piece = Piece::default();
+        if let Some((behind, _)) = self.output {
+            piece.records = behind.buffer();
+            piece.records_at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
+        }
+        if let Some(golden) = &self.golden {
+            piece.golden = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
+            piece.golden_at = golden.at(before);
+        }
+        piece
+    }
+
+    #[inline(always)]
+    fn frame(&self, piece: &mut Piece, leaving: Leaving<'_>) {
+        let len = leaving.head.len() + leaving.tail.len();
+        piece.emitted.frames += 1;
+        piece.emitted.bytes += len as u64;
+        if !leaving.frame.bytes.is_empty() {
+            // It went the serial way: perhaps the director's own frame, perhaps with a draw.
+            count(&mut piece.totals, &leaving.frame);
+            if self.translates {
+                piece.left.push(leaving.frame.bytes.to_vec());
+            }
+        } else if self.translates {
+            self.show(piece, &leaving);
+        }
+        if piece.learned.is_some() {
+            piece.learned = None;
+        }
+        if let Some(golden) = &self.golden
+            && !piece.needs_care
+        {
+            piece.needs_care |= !self.agrees(golden, piece, &leaving);
+        }
+        if self.output.is_some() {
+            pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
+            match &piece.learned {
+                Some(bytes) => piece.records.extend_from_slice(bytes),
+                None => {
+                    piece.records.extend_from_slice(leaving.head);
+                    piece.records.extend_from_slice(leaving.tail);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn verdict(&self, piece: &mut Piece, part: usize, number: usize, verdict: Verdict) {
+        match verdict {
+            Verdict::Forwarded(_) => {
+                piece.forwarded += 1;
+                if !piece.left.is_empty() {
+                    piece.translated.extend(piece.left.drain(..).map(|emitted| ((part, number), emitted)));
+                }
+            }
+            Verdict::Returned(_) => piece.returned += 1,
+            _ => piece.others.push((part, number, verdict)),
+        }
+        if !piece.left.is_empty() {
+            piece.left.clear();
+        }
+    }
+
+    fn finish(&self, piece: &mut Piece) {
+        if let Some((behind, scope)) = self.output {
+            behind.write(scope, std::mem::take(&mut piece.records), piece.records_at);
+        }
+        if self.golden.is_some()
+            && let Ok(mut spare) = self.spare.lock()
+        {
+            spare.push(std::mem::take(&mut piece.golden));
+        }
+    }
+
+    fn collect(&mut self, piece: Piece) {
+        // Those of a kind count together, whatever their service.
+        let any = Forwarded { service: 0, server: 0, new: false };
+        self.verdicts.count_many(Verdict::Forwarded(any), piece.forwarded);
+        self.verdicts.count_many(Verdict::Returned(any), piece.returned);
+        for (part, number, verdict) in piece.others {
+            self.verdicts.count(verdict);
+            self.unusual.push((part, number));
+        }
+        self.forwarded.extend(piece.translated);
+        self.emitted.frames += piece.emitted.frames;
+        self.emitted.bytes += piece.emitted.bytes;
+        self.totals.link += piece.totals.link;
+        self.totals.icmp_errors += piece.totals.icmp_errors;
+        self.needs_care |= piece.needs_care;
+        if let Some(golden) = &mut self.golden {
+            let last = golden.file.time(&RecordHead { stamp: piece.golden_last, len: 0, wire_len: 0 });
+            golden.last = golden.last.max(last);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The way of large captures whose packets must be taken one after the other: those with answers that are sent through the
+//! director once more, a clock that steps back, services by firewall mark.
+//!
+//! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, however large the
+//! capture is. Like the fast way it knows only "equal"; the first byte that differs is for the careful way to explain.
+
+use super::Outcome;
+use super::bulk::{Attempt, BulkRequest, BulkResult, Counts, Detour, Step, WINDOW};
+use super::check::unpadded;
+use super::collector::{Collector, Golden, Piece};
+use super::demands::Watch;
+use super::session::{InputFrame, Session, Sink};
+use super::translation::Translations;
+use super::write_behind::{self, File};
+use crate::capture::BulkWindow;
+use crate::compare::Comparison;
+use crate::compare::align::LATE_TIME;
+use crate::compare::shared_learner::SharedLearner;
+use crate::exit::Failure;
+use lvscheck_engine::batch::{Emitted, Handled, Leaving, Sink as _, Stage};
+use lvscheck_engine::verdict::Verdict;
+use lvscheck_engine::{EmittedFrame, Nanos};
+
+/// Replays.
+///
+/// # Errors
+/// Something can't be read or written.
+pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
+    let writer = request.write.take();
+    write_behind::with(writer, |output| replay(request, output))
+}
+
+fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Attempt, Failure> {
+    let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
+    let BulkRequest { watch, translations, local_ports, end, stage, .. } = request;
+    let turns = bystanders.translates() && turns_replies(&places)?;
+    let replies = Replies { seen: 0, differs: false, learner: SharedLearner::new(local_ports.clone()) };
+    let golden = golden.map(|file| Golden::new(file, local_ports));
+    let mut collector = Collector::new(golden, output);
+    let session = Session::around(director, config, places, turns, false);
+    let mut work = Work { session, watch, translations, replies };
+    let (mut counts, mut handled) = (Counts::default(), Handled::default());
+    let interfaces = input.interfaces().len();
+    let by_interface = |interface: u32, _: &[u8]| u16::try_from(interface).ok().filter(|_| (interface as usize) < interfaces);
+    let mut first = None;
+    let (mut window, mut next) = (BulkWindow::default(), BulkWindow::default());
+    stage(Step::Read);
+    let mut more = input.next_window(&mut window, WINDOW, &by_interface)?;
+    while more {
+        let new_interface = (0..window.parts()).any(|part| window.aside(part).next().is_some());
+        if new_interface {
+            return Ok(Err(Detour::Careful));
+        }
+        first = first.or_else(|| (0..window.parts()).find_map(|part| window.frame(part, 0)).map(|frame| frame.time));
+        stage(Step::Engine(Stage::Serial));
+        collector.begin();
+        let mut piece = collector.piece(Emitted::default());
+        let (read, ()) =
+            rayon::join(|| input.next_window(&mut next, WINDOW, &by_interface), || work.take(&window, &collector, &mut piece));
+        collector.finish(&mut piece);
+        collector.collect(piece);
+        if let Some(error) = collector.error() {
+            return Err(error.into());
+        }
+        if collector.needs_care || work.replies.differs {
+            return Ok(Err(Detour::Careful));
+        }
+        counts.add(&window);
+        (handled.serial, handled.windows) = (counts.frames, handled.windows + 1);
+        stage(Step::Frames { frames: counts.frames, position: input.position(), first: first.unwrap_or_default() });
+        more = read?;
+        std::mem::swap(&mut window, &mut next);
+    }
+    handled.mixed_windows = handled.windows;
+    let (Some((_, last)), Some(last_golden)) = (counts.times, collector.golden_end()) else {
+        return Ok(Err(Detour::Careful));
+    };
+    collector.begin();
+    let mut piece = collector.piece(Emitted::default());
+    let mut rest = Passing { collector: &collector, piece: &mut piece, replies: &mut work.replies, forwarded: None };
+    work.session.advance(last.max(end(last, last_golden)), &mut rest);
+    collector.finish(&mut piece);
+    collector.collect(piece);
+    if let Some(error) = collector.error() {
+        return Err(error.into());
+    }
+    if collector.needs_care || work.replies.differs {
+        return Ok(Err(Detour::Careful));
+    }
+    let Work { mut session, watch, translations, replies } = work;
+    let outcome = Outcome {
+        replies: (replies.seen > 0).then(|| Comparison::equal(replies.seen, replies.learner.counts())),
+        golden: collector.comparison(),
+        emitted: std::mem::take(&mut session.emitted),
+        verdicts: std::mem::take(&mut session.verdicts),
+        roles: std::mem::take(&mut session.roles),
+        demands: watch.finish(),
+        services: session.director().services(),
+        client_addresses: session.director().client_addresses(),
+        translations: translations.into_list(),
+        ..Outcome::default()
+    };
+    let warnings = input.damage().map(ToString::to_string).into_iter().collect();
+    Ok(Ok(BulkResult { outcome, counts, warnings, handled, director: session.into_director() }))
+}
+
+/// What takes frames one after the other.
+struct Work {
+    session: Session,
+    watch: Watch,
+    translations: Translations,
+    replies: Replies,
+}
+
+impl Work {
+    fn take(&mut self, window: &BulkWindow, collector: &Collector<'_, '_>, piece: &mut Piece) {
+        let frames = (0..window.parts()).flat_map(|part| window.frames(part, 0..window.part_len(part)));
+        for (number, frame) in (window.number(0, 0)..).zip(frames.flatten()) {
+            let (interface, time) = (frame.place.into(), frame.time);
+            let input = InputFrame { number, time, interface, bytes: frame.bytes, wire_len: frame.wire_len };
+            self.watch.look(input);
+            let forwarded = self.translations.wants_more().then(Vec::new);
+            let mut passing = Passing { collector, piece, replies: &mut self.replies, forwarded };
+            self.session.step(input, &mut passing);
+            for emitted in passing.forwarded.into_iter().flatten() {
+                self.translations.note(frame.bytes, &emitted);
+            }
+        }
+    }
+}
+
+/// Answers that clients saw, and what the director makes of the frames behind them.
+struct Replies {
+    seen: u64,
+    differs: bool,
+    learner: SharedLearner,
+}
+
+impl Replies {
+    fn compare(&mut self, captured: InputFrame<'_>, made: &EmittedFrame<'_>) {
+        self.seen += 1;
+        let (expected, wire_len) = unpadded(captured.bytes, captured.wire_len);
+        let equal = wire_len == made.bytes.len() as u32 + made.cut
+            && if expected == made.bytes {
+                self.learner.see(expected, expected, made.drawn)
+            } else {
+                !made.drawn.is_empty() && self.learner.take_over(expected, made).is_some()
+            };
+        let late = made.late && Nanos(captured.time.0.abs_diff(made.time.0)) > LATE_TIME;
+        self.differs |= !equal || late;
+    }
+}
+
+/// Takes what leaves while one frame is worked on.
+struct Passing<'p, 'c, 'a, 'scope> {
+    collector: &'c Collector<'a, 'scope>,
+    piece: &'p mut Piece,
+    replies: &'p mut Replies,
+    /// What left for packets that were forwarded, while it is of interest.
+    forwarded: Option<Vec<Vec<u8>>>,
+}
+
+impl Sink for Passing<'_, '_, '_, '_> {
+    fn emitted(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
+        if let (Some(forwarded), Some(_), Some(Verdict::Forwarded(_))) = (&mut self.forwarded, cause, verdict) {
+            forwarded.push(frame.bytes.to_vec());
+        }
+        self.collector.frame(self.piece, Leaving { head: frame.bytes, tail: &[], frame });
+    }
+
+    fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
+        self.replies.compare(captured, &emitted);
+        self.emitted(emitted, None, None);
+    }
+
+    fn sent(&mut self, _: InputFrame<'_>) {}
+}
