@@ -208,7 +208,12 @@ fn agree_one_by_one(folder: &Path, capture: &str) {
     assert!(bytes("fast.pcap") == bytes("careful.pcap"));
     assert_eq!(fast.verdicts.rows().collect::<Vec<_>>(), careful.verdicts.rows().collect::<Vec<_>>());
     assert_eq!((&fast.roles, &fast.services, &fast.demands), (&careful.roles, &careful.services, &careful.demands));
-    assert_eq!((fast.input.first, fast.input.last), (careful.input.first, careful.input.last));
+    let about = |outcome: &Outcome| {
+        let input = &outcome.input;
+        (input.frames, input.bytes, input.wire_bytes, input.first, input.last)
+    };
+    assert_eq!(about(&fast), about(&careful));
+    assert_eq!(fast.replies, careful.replies);
     let golden = replayed_from(folder, capture, true, Some("careful.pcap"), None).outcome;
     assert!(golden.conforms() && golden.handled.is_some());
     assert_eq!(golden.golden.map(|golden| golden.equal), Some(careful.emitted.frames));
@@ -246,6 +251,81 @@ fn answers_of_a_service_by_mark_take_one_packet_after_the_other() {
                 ipvsadm -a -f 7 -r 10.0.0.11 -g -w 1\n";
     std::fs::write(&script, text + mark).unwrap();
     agree_one_by_one(folder.path(), "both.pcap");
+}
+
+/// A plain capture with another link type, which `change` makes of each Ethernet frame.
+fn with_link_type(capture: &[u8], link_type: u8, change: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut changed = capture[..24].to_vec();
+    changed[20] = link_type;
+    let mut at = 24;
+    while at < capture.len() {
+        let end = end_of_record(&capture[at - 24..], 24) + at - 24;
+        let frame = change(&capture[at + 16..end]);
+        changed.extend_from_slice(&capture[at..at + 8]);
+        changed.extend([frame.len() as u32; 2].into_iter().flat_map(u32::to_le_bytes));
+        changed.extend(frame);
+        at = end;
+    }
+    changed
+}
+
+#[test]
+fn other_link_types_take_one_packet_after_the_other() {
+    const DIRECTOR: [u8; 6] = [2, 0, 0, 0, 1, 0];
+    const COOKED: u8 = 113;
+    const RAW: u8 = 101;
+    for mode in [Method::Dr, Method::Nat] {
+        let folder = tempfile::tempdir().unwrap();
+        both_ways(folder.path(), mode, false);
+        let capture = std::fs::read(folder.path().join("both.pcap")).unwrap();
+        let raw = with_link_type(&capture, RAW, |frame| frame[14..].to_vec());
+        let cooked = with_link_type(&capture, COOKED, |frame| {
+            let kind = match (frame[..6] == DIRECTOR, frame[6..12] == DIRECTOR) {
+                (_, true) => 4,
+                (true, _) => 0,
+                _ => 3,
+            };
+            [&[0, kind, 0, 1, 0, 6][..], &frame[6..12], &[0, 0], &frame[12..]].concat()
+        });
+        std::fs::write(folder.path().join("raw.pcap"), raw).unwrap();
+        std::fs::write(folder.path().join("cooked.pcap"), cooked).unwrap();
+        agree_one_by_one(folder.path(), "cooked.pcap");
+        // Raw IP tells no addresses: only a director that is inferred has those that are made up.
+        for name in ["raw.pcap", "cooked.pcap"] {
+            let [fast, careful] = [true, false].map(|bulk| {
+                let captures = vec![folder.path().join(name)];
+                let vip = vec!["200.200.200.1:80".to_owned()];
+                let services = ServiceArguments { services: vip, ..ServiceArguments::default() };
+                let write = folder.path().join(format!("{bulk}.pcap"));
+                let request = Request {
+                    captures,
+                    services,
+                    write: Some(write.clone()),
+                    mode: Some(mode_of(mode)),
+                    bulk,
+                    ..Request::default()
+                };
+                let outcome = replay::run(&request).unwrap().outcome;
+                assert_eq!(outcome.handled.is_some(), bulk, "{name}");
+                (outcome, std::fs::read(write).unwrap())
+            });
+            assert!(fast.1 == careful.1 && fast.1.len() > 1 << 20, "{name}");
+            let (fast, careful) = (fast.0, careful.0);
+            assert_eq!(fast.director.assumed, careful.director.assumed, "{name}");
+            assert_eq!((fast.services, fast.roles, fast.demands), (careful.services, careful.roles, careful.demands), "{name}");
+            assert_eq!(fast.replies, careful.replies, "{name}");
+        }
+    }
+}
+
+/// The mode of a director that serves by a method.
+fn mode_of(method: Method) -> Mode {
+    match method {
+        Method::Dr => Mode::Dr,
+        Method::Nat => Mode::Nat,
+        Method::Fullnat => Mode::Fullnat,
+        Method::Tunnel => Mode::Tunnel,
+    }
 }
 
 /// A golden of FULLNAT as another run of a real director would give it: each connection's TCP sequence numbers are off by a draw
@@ -328,14 +408,12 @@ fn every_format_takes_the_fast_way() {
     let expected = replayed(folder.path(), true, None, Some("plain-out.pcap")).outcome;
     convert(folder.path(), "traffic.pcapng");
     let packed = std::fs::File::create(folder.path().join("traffic.pcap.zst")).unwrap();
-    // Hardly packed: a small file is not worth the fast way.
     let plain = std::fs::File::open(folder.path().join("traffic.pcap")).unwrap();
-    zstd::stream::copy_encode(plain, packed, -7).unwrap();
+    zstd::stream::copy_encode(plain, packed, 3).unwrap();
     for capture in ["traffic.pcapng", "traffic.pcap.zst"] {
-        let size = std::fs::metadata(folder.path().join(capture)).unwrap().len();
         let outcome = replayed_from(folder.path(), capture, true, Some("plain-out.pcap"), None).outcome;
         assert!(outcome.conforms(), "{capture}");
-        assert_eq!(outcome.handled.is_some(), size >= 4 << 20, "{capture} of {size} bytes");
+        assert!(outcome.handled.is_some(), "{capture} is large, however well it is compressed");
         assert_eq!(outcome.services, expected.services, "{capture}");
         assert_eq!((outcome.input.frames, outcome.input.last), (expected.input.frames, expected.input.last), "{capture}");
     }

@@ -227,6 +227,11 @@ impl BulkReader {
         }
     }
 
+    /// Whether it is a pcap file that is not compressed.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.source, Source::Plain(_))
+    }
+
     /// How many bytes are done, uncompressed.
     pub fn position(&self) -> u64 {
         self.at

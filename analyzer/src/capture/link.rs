@@ -104,6 +104,46 @@ impl OwnAddresses {
     }
 }
 
+/// Frames of a capture as Ethernet, whatever its interfaces' link types are.
+#[derive(Clone, Debug, Default)]
+pub struct AsEthernet {
+    link_types: Vec<u16>,
+    own: OwnAddresses,
+}
+
+impl AsEthernet {
+    /// For interfaces of these link types, by number.
+    pub fn new(link_types: Vec<u16>) -> AsEthernet {
+        AsEthernet { link_types, own: OwnAddresses::default() }
+    }
+
+    /// Whether all frames are Ethernet anyway.
+    pub fn is_nothing_to_do(&self) -> bool {
+        self.link_types.iter().all(|link_type| *link_type == ETHERNET)
+    }
+
+    /// The link type of an interface; Ethernet of one that is not described.
+    fn link_type(&self, interface: u32) -> u16 {
+        self.link_types.get(interface as usize).copied().unwrap_or(ETHERNET)
+    }
+
+    /// Learns from a frame. All of a capture are to be seen before the first is converted.
+    pub fn observe(&mut self, interface: u32, frame: &[u8]) {
+        self.own.observe(interface, self.link_type(interface), frame);
+    }
+
+    /// The frame as Ethernet, and its length on the wire as such.
+    ///
+    /// # Errors
+    /// As [`to_ethernet`].
+    pub fn convert<'a>(&self, interface: u32, frame: &'a [u8], wire_len: u32) -> Result<(Cow<'a, [u8]>, u32), LinkError> {
+        let link_type = self.link_type(interface);
+        let ethernet = self.own.to_ethernet(interface, link_type, frame)?;
+        let wire_len = (i64::from(wire_len) + growth(link_type)).clamp(0, i64::from(u32::MAX)) as u32;
+        Ok((ethernet, wire_len))
+    }
+}
+
 /// The frame as Ethernet; Ethernet itself is not copied.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use super::place::{Place, Places};
 use super::session::InputFrame;
 use super::translation::Translations;
 use super::write_behind::{self, File};
+use crate::capture::link::{self, AsEthernet};
 use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, PlainFile, Writer};
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
@@ -45,6 +46,8 @@ pub struct BulkRequest<'a> {
     pub bystanders: Bystanders,
     /// Whether answers that the director sent in the capture would have to go through it once more: asked only where they would.
     pub turns_replies: &'a dyn Fn(&Places) -> Result<bool, CaptureError>,
+    /// The capture's frames as Ethernet; the fast way takes no others.
+    pub as_ethernet: AsEthernet,
     /// Signs of broken demands.
     pub watch: Watch,
     /// How FULLNAT shows connections.
@@ -232,7 +235,7 @@ fn read_ahead(
 ) {
     let interfaces = input.interfaces().len();
     let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
-        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces => Some(place),
+        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces && !link::is_made_up(frame) => Some(place),
         _ => None,
     };
     for mut window in to_fill {

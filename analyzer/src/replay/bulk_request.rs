@@ -10,11 +10,13 @@ use super::place::Places;
 use super::translation::Translations;
 use super::work::{LINGER, LISTENED, ServersSide};
 use super::{Replayed, Request, Source, describe_with, director_summary};
-use crate::capture::{BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile};
+use crate::capture::link::AsEthernet;
+use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -52,10 +54,11 @@ pub(super) fn run(
     let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
     let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
     let has_fcs = |interfaces: &[CaptureInterface]| interfaces.iter().any(CaptureInterface::has_fcs);
-    if !ethernet(input.interfaces()) || input.size().is_none_or(|size| size < SMALLEST) {
+    if is_small(capture, &input)? {
         return Ok(None);
     }
-    let Some(description) = describe(request, capture)? else { return Ok(None) };
+    let as_ethernet = as_ethernet(capture, input.interfaces())?;
+    let Some(description) = describe(request, capture, &as_ethernet)? else { return Ok(None) };
     let config = &description.config;
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let golden = match &request.golden {
@@ -97,7 +100,7 @@ pub(super) fn run(
             }
         }
     };
-    let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, places, &ServersSide::new(config))?);
+    let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, &as_ethernet, places, &ServersSide::new(config))?);
     let (low, high) = config.sysctls.ip_local_port_range;
     let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
         let opened = golden.map(|path| PlainFile::open(path)).transpose()?.flatten();
@@ -113,14 +116,15 @@ pub(super) fn run(
             director: Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?,
             bystanders: Bystanders::new(config),
             turns_replies: &turns_replies,
-            watch: Watch::new(config, true),
+            as_ethernet: as_ethernet.clone(),
+            watch: Watch::new(config, as_ethernet.is_nothing_to_do()),
             translations: Translations::new(config, TRANSLATIONS),
             local_ports: low..=high,
             end: &end,
             stage: &mut stage,
         })
     };
-    let mut attempted = attempt(bulk::run)?;
+    let mut attempted = if as_ethernet.is_nothing_to_do() { attempt(bulk::run)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {
         attempted = attempt(one_by_one::run)?;
     }
@@ -147,10 +151,38 @@ pub(super) fn run(
     Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
 }
 
+/// Whether the careful way is as good: the capture's frames are few, however well they are compressed.
+fn is_small(capture: &Input, reader: &BulkReader) -> Result<bool, CaptureError> {
+    match reader.size() {
+        None => Ok(true),
+        Some(size) if size >= SMALLEST => Ok(false),
+        Some(_) if reader.is_plain() => Ok(true),
+        Some(_) => {
+            let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+            while reader.position() < SMALLEST && reader.next_window(&mut window, SMALLEST as usize, &|_, _| Some(0))? {}
+            Ok(reader.position() < SMALLEST)
+        }
+    }
+}
+
+/// How the capture's frames become Ethernet: for other link types in a pass over all of them.
+fn as_ethernet(capture: &Input, interfaces: &[CaptureInterface]) -> Result<AsEthernet, CaptureError> {
+    let mut as_ethernet = AsEthernet::new(interfaces.iter().map(|interface| interface.link_type).collect());
+    if !as_ethernet.is_nothing_to_do() {
+        let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+        while reader.next_window(&mut window, OBSERVED, &|_, _| None)? {
+            for frame in (0..window.parts()).flat_map(|part| window.aside(part)) {
+                as_ethernet.observe(frame.place.into(), frame.bytes);
+            }
+        }
+    }
+    Ok(as_ethernet)
+}
+
 /// The director: as described, or inferred in a pass of its own over the capture.
-fn describe(request: &Request, capture: &Input) -> Result<Option<Description>, Failure> {
+fn describe(request: &Request, capture: &Input, as_ethernet: &AsEthernet) -> Result<Option<Description>, Failure> {
     let mut failure = None;
-    let description = describe_with(request, |inference| match observe(inference, capture) {
+    let description = describe_with(request, |inference| match observe(inference, capture, as_ethernet) {
         Ok(()) => true,
         Err(error) => {
             failure = Some(error);
@@ -161,11 +193,20 @@ fn describe(request: &Request, capture: &Input) -> Result<Option<Description>, F
 }
 
 /// Whether a capture holds a frame that arrived from a real server.
-fn holds_servers_side(capture: &Input, places: &Places, servers: &ServersSide) -> Result<bool, CaptureError> {
-    let mut reader = BulkReader::open(capture)?;
-    let mut window = BulkWindow::default();
+fn holds_servers_side(
+    capture: &Input,
+    as_ethernet: &AsEthernet,
+    places: &Places,
+    servers: &ServersSide,
+) -> Result<bool, CaptureError> {
+    let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
     while reader.next_window(&mut window, OBSERVED, &|_, _| None)? {
-        let of_server = |part: usize| window.aside(part).any(|frame| servers.sent(places, frame.place.into(), frame.bytes));
+        let of_server = |part: usize| {
+            window.aside(part).any(|frame| {
+                let interface = frame.place.into();
+                converted(as_ethernet, frame).is_some_and(|(frame, _)| servers.sent(places, interface, &frame))
+            })
+        };
         if (0..window.parts()).into_par_iter().any(of_server) {
             return Ok(true);
         }
@@ -174,10 +215,9 @@ fn holds_servers_side(capture: &Input, places: &Places, servers: &ServersSide) -
 }
 
 /// Shows a capture to an inference: which frames tell anything new is found out by all threads at once.
-fn observe(inference: &mut Inference, capture: &Input) -> Result<(), CaptureError> {
-    let mut reader = BulkReader::open(capture)?;
-    let mut window = BulkWindow::default();
-    while reader.next_window(&mut window, OBSERVED, &|_, _| Some(0))? {
+fn observe(inference: &mut Inference, capture: &Input, as_ethernet: &AsEthernet) -> Result<(), CaptureError> {
+    let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+    while reader.next_window(&mut window, OBSERVED, &|interface, _| Some(u16::try_from(interface).unwrap_or(u16::MAX)))? {
         let known = &*inference;
         let parts: Vec<(Tally, Vec<usize>)> = (0..window.parts())
             .into_par_iter()
@@ -185,7 +225,9 @@ fn observe(inference: &mut Inference, capture: &Input) -> Result<(), CaptureErro
                 let mut tally = Tally::default();
                 let mut concerning = Vec::new();
                 for (number, frame) in window.frames(part, 0..window.part_len(part)).enumerate() {
-                    if frame.is_some_and(|frame| known.concerns(frame.bytes, frame.wire_len, &mut tally)) {
+                    if let Some((frame, wire_len)) = frame.and_then(|frame| converted(as_ethernet, frame))
+                        && known.concerns(&frame, wire_len, &mut tally)
+                    {
                         concerning.push(number);
                     }
                 }
@@ -194,10 +236,17 @@ fn observe(inference: &mut Inference, capture: &Input) -> Result<(), CaptureErro
             .collect();
         for (part, (tally, concerning)) in parts.into_iter().enumerate() {
             inference.add(&tally);
-            for frame in concerning.into_iter().filter_map(|number| window.frame(part, number)) {
-                inference.note(frame.bytes);
+            for number in concerning {
+                if let Some((frame, _)) = window.frame(part, number).and_then(|frame| converted(as_ethernet, frame)) {
+                    inference.note(&frame);
+                }
             }
         }
     }
     Ok(())
+}
+
+/// A frame that stands where its interface's number says, as Ethernet, with its length on the wire; none if it can't be that.
+fn converted<'a>(as_ethernet: &AsEthernet, frame: BulkFrame<'a>) -> Option<(Cow<'a, [u8]>, u32)> {
+    as_ethernet.convert(frame.place.into(), frame.bytes, frame.wire_len).ok()
 }

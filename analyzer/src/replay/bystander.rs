@@ -5,7 +5,7 @@ use super::outcome::Roles;
 use super::place::{Place, Places};
 use super::reply;
 use super::session::answers_pass_director;
-use crate::capture::BulkWindow;
+use crate::capture::{BulkWindow, link};
 use lvscheck_engine::DirectorConfig;
 use lvscheck_engine::config::{Command, ForwardingMethod, ServerKey, ServiceKey};
 use rayon::prelude::*;
@@ -92,8 +92,9 @@ impl Bystanders {
                 }
                 seen.sent |= sent;
                 seen.new_interface |= usize::from(interface) >= interfaces;
-                // A real server's answer may go past a director that ought to translate it.
-                seen.by_connection |= self.by_mark || comes_from(&self.servers);
+                // A real server's answer may go past a director that ought to translate it. Addresses that were made up for another
+                // link type tell nothing.
+                seen.by_connection |= self.by_mark || comes_from(&self.servers) || link::is_made_up(frame.bytes);
                 if watch.concerns(frame.bytes) {
                     seen.concerning.push((part, number));
                 }

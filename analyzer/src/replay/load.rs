@@ -2,7 +2,8 @@
 
 use super::frames::Frames;
 use super::session::InputFrame;
-use crate::capture::{CaptureError, Input, Reader, link};
+use crate::capture::link::AsEthernet;
+use crate::capture::{CaptureError, Input, Reader};
 use crate::exit::{Failure, Status};
 use std::collections::BTreeMap;
 
@@ -83,24 +84,21 @@ fn read(input: &Input, loaded: &mut Loaded) -> Result<(), Failure> {
     if let Some(damage) = reader.damage() {
         loaded.warnings.push(damage.to_string());
     }
-    if link_types.iter().any(|link_type| *link_type != 1) {
+    let mut as_ethernet = AsEthernet::new(link_types);
+    if !as_ethernet.is_nothing_to_do() {
         loaded.made_up_macs = true;
         let Loaded { frames, unreadable, .. } = loaded;
-        let link_type_of = |interface: u32| match interface.checked_sub(first_interface) {
-            Some(index) => link_types.get(index as usize).copied().unwrap_or(1),
-            // Of a capture before this one: Ethernet by now.
-            None => 1,
-        };
-        let mut own = link::OwnAddresses::default();
-        for frame in frames.inputs() {
-            own.observe(frame.interface, link_type_of(frame.interface), frame.bytes);
+        // Those of a capture before this one are Ethernet by now.
+        for frame in frames.inputs().filter(|frame| frame.interface >= first_interface) {
+            as_ethernet.observe(frame.interface - first_interface, frame.bytes);
         }
         frames.convert(|frame| {
-            let link_type = link_type_of(frame.interface);
-            let converted = own.to_ethernet(frame.interface, link_type, frame.bytes);
-            let wire_len = (i64::from(frame.wire_len) + link::growth(link_type)).clamp(0, i64::from(u32::MAX)) as u32;
+            let converted = match frame.interface.checked_sub(first_interface) {
+                Some(interface) => as_ethernet.convert(interface, frame.bytes, frame.wire_len),
+                None => Ok((frame.bytes.into(), frame.wire_len)),
+            };
             match converted {
-                Ok(bytes) => Some((bytes, wire_len)),
+                Ok(ethernet) => Some(ethernet),
                 Err(reason) => {
                     *unreadable.entry(reason.to_string()).or_default() += 1;
                     None

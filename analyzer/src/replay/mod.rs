@@ -176,9 +176,8 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
     let mut description = describe_director(request, &loaded)?;
     description.config.counters_summed = request.counters_summed.or(description.config.counters_summed);
     description.config.timer_wheel = request.timer_wheel.or(description.config.timer_wheel);
-    // Raw IP and loopback captures tell no direction; addresses do.
     let known = describe::Roles::new(&description.config);
-    loaded.frames.turn_around(|frame| link::is_made_up(frame) && known.of(frame) == describe::Role::Reply);
+    loaded.frames.turn_around(|frame| goes_back(&known, frame));
     let loaded = loaded;
     let check = Check { request, config: &description.config, loaded: &loaded, golden: golden.as_ref(), ignore };
 
@@ -221,6 +220,12 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
         speed: Speed { seconds, frames_per_second: loaded.total as f64 / seconds.max(1e-9) },
     };
     Ok(Replayed { outcome, probes: worked.probes, counted: worked.counted })
+}
+
+/// Whether a frame whose addresses are made up as if it had arrived was sent: raw IP and loopback captures tell no direction,
+/// but addresses do.
+fn goes_back(known: &describe::Roles, frame: &[u8]) -> bool {
+    link::is_made_up(frame) && known.of(frame) == describe::Role::Reply
 }
 
 fn load_golden(path: &Path) -> Result<Loaded, Failure> {

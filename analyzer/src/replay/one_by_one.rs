@@ -1,10 +1,9 @@
 //! The way of large captures whose packets must be taken one after the other: those with answers that are sent through the
-//! director once more, a clock that steps back, services by firewall mark.
+//! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet.
 //!
 //! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, however large the
 //! capture is. Like the fast way it knows only "equal"; the first byte that differs is for the careful way to explain.
 
-use super::Outcome;
 use super::bulk::{Attempt, BulkRequest, BulkResult, Counts, Detour, Step, WINDOW};
 use super::check::unpadded;
 use super::collector::{Collector, Golden, Piece};
@@ -12,14 +11,18 @@ use super::demands::Watch;
 use super::session::{InputFrame, Session, Sink};
 use super::translation::Translations;
 use super::write_behind::{self, File};
+use super::{Outcome, Roles, goes_back};
 use crate::capture::BulkWindow;
+use crate::capture::link::AsEthernet;
 use crate::compare::Comparison;
 use crate::compare::align::LATE_TIME;
 use crate::compare::shared_learner::SharedLearner;
+use crate::describe;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Emitted, Handled, Leaving, Sink as _, Stage};
 use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{EmittedFrame, Nanos};
+use std::collections::BTreeMap;
 
 /// Replays.
 ///
@@ -32,17 +35,18 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
 
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
-    let BulkRequest { watch, translations, local_ports, end, stage, .. } = request;
+    let BulkRequest { watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
     let replies = Replies { seen: 0, differs: false, learner: SharedLearner::new(local_ports.clone()) };
     let golden = golden.map(|file| Golden::new(file, local_ports));
     let mut collector = Collector::new(golden, output);
-    let session = Session::around(director, config, places, turns, false);
-    let mut work = Work { session, watch, translations, replies };
+    let session = Session::around(director, config, places, turns, !as_ethernet.is_nothing_to_do());
+    let known = describe::Roles::new(config);
+    let (wire_bytes, times, unreadable) = Default::default();
+    let mut work = Work { session, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
     let (mut counts, mut handled) = (Counts::default(), Handled::default());
     let interfaces = input.interfaces().len();
     let by_interface = |interface: u32, _: &[u8]| u16::try_from(interface).ok().filter(|_| (interface as usize) < interfaces);
-    let mut first = None;
     let (mut window, mut next) = (BulkWindow::default(), BulkWindow::default());
     stage(Step::Read);
     let mut more = input.next_window(&mut window, WINDOW, &by_interface)?;
@@ -51,7 +55,6 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         if new_interface {
             return Ok(Err(Detour::Careful));
         }
-        first = first.or_else(|| (0..window.parts()).find_map(|part| window.frame(part, 0)).map(|frame| frame.time));
         stage(Step::Engine(Stage::Serial));
         collector.begin();
         let mut piece = collector.piece(Emitted::default());
@@ -67,12 +70,12 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         }
         counts.add(&window);
         (handled.serial, handled.windows) = (counts.frames, handled.windows + 1);
-        stage(Step::Frames { frames: counts.frames, position: input.position(), first: first.unwrap_or_default() });
+        stage(Step::Frames { frames: counts.frames, position: input.position(), first: work.first() });
         more = read?;
         std::mem::swap(&mut window, &mut next);
     }
     handled.mixed_windows = handled.windows;
-    let (Some((_, last)), Some(last_golden)) = (counts.times, collector.golden_end()) else {
+    let (Some((_, _, last)), Some(last_golden)) = (work.times, collector.golden_end()) else {
         return Ok(Err(Detour::Careful));
     };
     collector.begin();
@@ -87,13 +90,15 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     if collector.needs_care || work.replies.differs {
         return Ok(Err(Detour::Careful));
     }
-    let Work { mut session, watch, translations, replies } = work;
+    let Work { mut session, watch, translations, replies, wire_bytes, times, unreadable, .. } = work;
+    // As Ethernet, and without those that could not be made that.
+    (counts.wire_bytes, counts.times) = (wire_bytes, times.map(|(_, earliest, latest)| (earliest, latest)));
     let outcome = Outcome {
         replies: (replies.seen > 0).then(|| Comparison::equal(replies.seen, replies.learner.counts())),
         golden: collector.comparison(),
         emitted: std::mem::take(&mut session.emitted),
         verdicts: std::mem::take(&mut session.verdicts),
-        roles: std::mem::take(&mut session.roles),
+        roles: Roles { unreadable, ..std::mem::take(&mut session.roles) },
         demands: watch.finish(),
         services: session.director().services(),
         client_addresses: session.director().client_addresses(),
@@ -110,6 +115,13 @@ struct Work {
     watch: Watch,
     translations: Translations,
     replies: Replies,
+    as_ethernet: AsEthernet,
+    known: describe::Roles,
+    /// Of all frames that could be read as Ethernet: their bytes on the wire, and the first, the earliest and the latest time.
+    wire_bytes: u64,
+    times: Option<(Nanos, Nanos, Nanos)>,
+    /// Frames that could not, by reason.
+    unreadable: BTreeMap<String, u64>,
 }
 
 impl Work {
@@ -117,15 +129,33 @@ impl Work {
         let frames = (0..window.parts()).flat_map(|part| window.frames(part, 0..window.part_len(part)));
         for (number, frame) in (window.number(0, 0)..).zip(frames.flatten()) {
             let (interface, time) = (frame.place.into(), frame.time);
-            let input = InputFrame { number, time, interface, bytes: frame.bytes, wire_len: frame.wire_len };
+            let (mut bytes, wire_len) = match self.as_ethernet.convert(interface, frame.bytes, frame.wire_len) {
+                Ok(ethernet) => ethernet,
+                Err(reason) => {
+                    *self.unreadable.entry(reason.to_string()).or_default() += 1;
+                    continue;
+                }
+            };
+            if goes_back(&self.known, &bytes) {
+                bytes.to_mut()[..12].rotate_left(6);
+            }
+            self.wire_bytes += u64::from(wire_len);
+            let (first, earliest, latest) = self.times.unwrap_or((time, time, time));
+            self.times = Some((first, earliest.min(time), latest.max(time)));
+            let input = InputFrame { number, time, interface, bytes: &bytes, wire_len };
             self.watch.look(input);
             let forwarded = self.translations.wants_more().then(Vec::new);
             let mut passing = Passing { collector, piece, replies: &mut self.replies, forwarded };
             self.session.step(input, &mut passing);
             for emitted in passing.forwarded.into_iter().flatten() {
-                self.translations.note(frame.bytes, &emitted);
+                self.translations.note(&bytes, &emitted);
             }
         }
+    }
+
+    /// The time of the first frame.
+    fn first(&self) -> Nanos {
+        self.times.unwrap_or_default().0
     }
 }
 
