@@ -36,21 +36,6 @@ impl Golden {
         Golden { file, last: Nanos(0), learner: SharedLearner::new(local_ports) }
     }
 
-    /// Brings so many bytes of a piece's golden from where it stands; false if there are not so many.
-    #[cold]
-    fn read_on(&self, piece: &mut Piece, size: usize) -> bool {
-        piece.golden_at += piece.at as u64;
-        (piece.at, piece.filled) = (0, 0);
-        if piece.golden.len() < GOLDEN.max(size) {
-            piece.golden.resize(GOLDEN.max(size), 0);
-        }
-        match self.file.read_at(&mut piece.golden, piece.golden_at) {
-            Ok(read) if read >= size => piece.filled = read,
-            _ => return false,
-        }
-        true
-    }
-
     /// Where the frame stands that follows so many, if all before it are equal.
     fn at(&self, emitted: Emitted) -> u64 {
         self.file.first() + emitted.frames * self.file.record_head() as u64 + emitted.bytes
@@ -63,7 +48,7 @@ pub(super) struct Collector<'a, 'scope> {
     golden: Option<Golden>,
     output: Option<File<'a, 'scope>>,
     /// Buffers for goldens, to use again.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Read>>,
     /// What was emitted in all, and when the window began.
     emitted: Emitted,
     start: Emitted,
@@ -76,6 +61,48 @@ pub(super) struct Collector<'a, 'scope> {
     pub(super) room: usize,
     pub(super) forwarded: Vec<((usize, usize), Vec<u8>)>,
     pub(super) needs_care: bool,
+}
+
+/// A stretch of the golden.
+#[derive(Default)]
+struct Read {
+    bytes: Vec<u8>,
+    /// Where it begins in the file, and how many of the bytes were read.
+    from: u64,
+    filled: usize,
+    /// How many of them are compared.
+    at: usize,
+}
+
+impl Read {
+    /// The same bytes, if they hold that place of the file, from there on.
+    fn going_on_at(self, place: u64) -> Read {
+        match place.checked_sub(self.from) {
+            Some(at) if at < self.filled as u64 => Read { at: at as usize, ..self },
+            _ => Read { from: place, filled: 0, at: 0, ..self },
+        }
+    }
+
+    /// The next bytes, so many, brought from the file if they are not there; none if it does not have them.
+    #[inline(always)]
+    fn next(&mut self, file: &PlainFile, size: usize) -> Option<&[u8]> {
+        if self.filled - self.at < size {
+            self.read_on(file, size)?;
+        }
+        self.at += size;
+        self.bytes.get(self.at - size..self.at)
+    }
+
+    #[cold]
+    fn read_on(&mut self, file: &PlainFile, size: usize) -> Option<()> {
+        self.from += self.at as u64;
+        (self.at, self.filled) = (0, 0);
+        if self.bytes.len() < GOLDEN.max(size) {
+            self.bytes.resize(GOLDEN.max(size), 0);
+        }
+        self.filled = file.read_at(&mut self.bytes, self.from).ok().filter(|read| *read >= size)?;
+        Some(())
+    }
 }
 
 /// What a run of frames gave.
@@ -94,11 +121,8 @@ pub(super) struct Piece {
     emitted: Emitted,
     totals: Totals,
     needs_care: bool,
-    /// The golden from `golden_at` on, of which `filled` bytes were read; `at` is the place in it.
-    golden: Vec<u8>,
-    golden_at: u64,
-    filled: usize,
-    at: usize,
+    /// The golden, as far as it was read.
+    golden: Read,
     /// The latest time stamp of the golden.
     golden_last: u64,
     records: Vec<u8>,
@@ -162,12 +186,8 @@ impl<'a, 'scope> Collector<'a, 'scope> {
     fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
         let (head_len, len) = (leaving.head.len(), leaving.head.len() + leaving.tail.len());
         let start = golden.file.record_head();
-        if piece.filled - piece.at < start + len && !golden.read_on(piece, start + len) {
-            return false;
-        }
-        let Some(record) = piece.golden.get(piece.at..piece.at + start + len) else { return false };
+        let Some(record) = piece.golden.next(&golden.file, start + len) else { return false };
         let Some(head) = golden.file.head(record) else { return false };
-        piece.at += start + len;
         piece.golden_last = piece.golden_last.max(head.stamp);
         // A length on the wire below what was captured is that of what was captured.
         if head.len as usize != len || head.wire_len.max(head.len) != len as u32 + leaving.frame.cut {
@@ -203,8 +223,8 @@ impl Sink for Collector<'_, '_> {
             piece.records_at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
         }
         if let Some(golden) = &self.golden {
-            piece.golden = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
-            piece.golden_at = golden.at(before);
+            let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
+            piece.golden = spare.going_on_at(golden.at(before));
         }
         piece
     }

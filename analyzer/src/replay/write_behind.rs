@@ -4,14 +4,16 @@ use super::bulk::Attempt;
 use crate::capture::{CaptureError, Writer};
 use crate::exit::Failure;
 use rayon::Scope;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A file and the pieces that wait for it.
 pub(super) struct WriteBehind {
     writer: Writer,
     /// Pieces with their places in the file.
     waiting: Mutex<Vec<(u64, Vec<u8>)>>,
+    /// Short pieces that follow each other, as one.
+    joined: Mutex<(u64, Vec<u8>)>,
     /// Somebody writes. A file takes one write at a time: others would only wait for each other.
     busy: AtomicBool,
     /// Buffers of pieces that were written.
@@ -40,6 +42,8 @@ pub(super) fn with(
     Ok(attempt)
 }
 
+/// Bytes of a piece that is worth a write of its own.
+const LONG: usize = 64 << 10;
 /// How many pieces may wait. Whoever makes more of them waits for the file, so that memory does not grow.
 const MOST_WAITING: usize = 32;
 
@@ -50,8 +54,8 @@ impl WriteBehind {
     /// The disk is full, or the like.
     pub(super) fn new(mut writer: Writer) -> Result<WriteBehind, CaptureError> {
         writer.flush()?;
-        let (waiting, spare, error) = Default::default();
-        Ok(WriteBehind { writer, waiting, busy: AtomicBool::new(false), spare, error })
+        let (waiting, joined, spare, error) = Default::default();
+        Ok(WriteBehind { writer, waiting, joined, busy: AtomicBool::new(false), spare, error })
     }
 
     /// A buffer for a piece, empty, and perhaps large already.
@@ -63,6 +67,7 @@ impl WriteBehind {
 
     /// Writes a piece at a place of the file, some time before the scope ends.
     pub(super) fn write<'scope>(&'scope self, scope: &Scope<'scope>, piece: Vec<u8>, at: u64) {
+        let Some((at, piece)) = self.join(piece, at) else { return };
         if let Ok(mut waiting) = self.waiting.lock() {
             waiting.push((at, piece));
         }
@@ -70,6 +75,23 @@ impl WriteBehind {
             scope.spawn(|scope| self.write_on(scope));
         }
         while self.waiting() > MOST_WAITING && self.write_one() {}
+    }
+
+    /// Keeps a short piece until those that follow it make a long one; gives what is to be written now.
+    fn join(&self, piece: Vec<u8>, at: u64) -> Option<(u64, Vec<u8>)> {
+        let Ok(mut joined) = self.joined.lock() else { return Some((at, piece)) };
+        let (start, bytes) = &mut *joined;
+        if piece.len() >= LONG {
+            return Some((at, piece));
+        }
+        if *start + bytes.len() as u64 == at && bytes.len() < LONG {
+            bytes.extend_from_slice(&piece);
+            if let Ok(mut spare) = self.spare.lock() {
+                spare.push(piece);
+            }
+            return None;
+        }
+        Some(std::mem::replace(&mut *joined, (at, piece))).filter(|(_, bytes)| !bytes.is_empty())
     }
 
     /// Writes a piece, and leaves the others to a time when a thread has nothing else to do again: it may have by now.
@@ -113,7 +135,9 @@ impl WriteBehind {
     /// # Errors
     /// Something could not be written, or the name can't be taken.
     pub(super) fn finish(self) -> Result<(), CaptureError> {
-        match self.error() {
+        let (at, rest) = self.joined.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.writer.write_piece(&rest, at)?;
+        match self.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => self.writer.finish(),
         }

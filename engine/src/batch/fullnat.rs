@@ -14,6 +14,7 @@
 
 use super::Stage;
 use super::frames::{Emitted, Frames, Leaving, Sink};
+use super::hands::Hands;
 use super::lane::{Ends, Item, Lane, Port};
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
@@ -24,7 +25,6 @@ use crate::output::{DrawnField, DrawnKind, EmittedFrame};
 use crate::packet::checksum::{Sum, internet};
 use crate::track::Fingerprint;
 use crate::verdict::{Forwarded, Verdict};
-use rayon::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,8 +117,8 @@ impl<F: Frames> Stretch<'_, F> {
     }
 
     /// Finds the connections that packets have as the table is now.
-    fn find(&self, director: &Director, plan: &Plan) {
-        self.parts().into_par_iter().for_each(|part| {
+    fn find(&self, director: &Director, plan: &Plan, hands: Hands) {
+        hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
             let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
@@ -180,31 +180,36 @@ impl<F: Frames> Stretch<'_, F> {
     }
 
     /// Makes the frames of packets that were followed; `before` is what was made before each part.
-    fn rewrite<S: Sink>(&self, ways: &Ways, outcomes: &[Outcome], before: &[Emitted], sink: &S) -> Vec<(S::Piece, Vec<Passed>)> {
-        self.parts()
-            .into_par_iter()
-            .zip(before)
-            .map(|(part, before)| {
-                let mut piece = sink.piece(*before);
-                let mut passed = vec![Passed::default(); ways.servers()];
-                let numbers = self.numbers(part);
-                let first = self.starts[part] + numbers.start - self.range.start;
-                let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
-                let arrivals = self.frames.arrivals(part, numbers.clone());
-                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
-                    let Some(arrival) = arrival else { continue };
-                    let verdict = match outcome {
-                        Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
-                        Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
-                    };
-                    if let Some(verdict) = verdict {
-                        sink.verdict(&mut piece, part, number, verdict);
-                    }
+    fn rewrite<S: Sink>(
+        &self,
+        ways: &Ways,
+        outcomes: &[Outcome],
+        before: &[Emitted],
+        sink: &S,
+        hands: Hands,
+    ) -> Vec<(S::Piece, Vec<Passed>)> {
+        let parts = self.parts();
+        hands.map(0..parts.len().min(before.len()), |index| {
+            let part = parts.start + index;
+            let mut piece = sink.piece(before[index]);
+            let mut passed = vec![Passed::default(); ways.servers()];
+            let numbers = self.numbers(part);
+            let first = self.starts[part] + numbers.start - self.range.start;
+            let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+            let arrivals = self.frames.arrivals(part, numbers.clone());
+            for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
+                let Some(arrival) = arrival else { continue };
+                let verdict = match outcome {
+                    Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
+                    Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
+                };
+                if let Some(verdict) = verdict {
+                    sink.verdict(&mut piece, part, number, verdict);
                 }
-                sink.finish(&mut piece);
-                (piece, passed)
-            })
-            .collect()
+            }
+            sink.finish(&mut piece);
+            (piece, passed)
+        })
     }
 }
 
@@ -213,13 +218,13 @@ pub(super) fn run<F: Frames, S: Sink>(
     director: &mut Director,
     plan: &mut Plan,
     stretch: &Stretch<'_, F>,
+    hands: Hands,
     sink: &mut S,
-    emitted: &mut Emitted,
-    stage: &mut dyn FnMut(Stage),
+    (emitted, stage): (&mut Emitted, &mut dyn FnMut(Stage)),
 ) -> usize {
     stage(Stage::Track);
     let known = director.created();
-    stretch.find(director, plan);
+    stretch.find(director, plan, hands);
     stage(Stage::Schedule);
     let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
     followed.clear();
@@ -232,8 +237,8 @@ pub(super) fn run<F: Frames, S: Sink>(
         outcomes.clear();
         let shared: &S = sink;
         let ways = &plan.ways;
-        let (made, pieces) =
-            rayon::join(|| next.follow(director, plan, known, &mut outcomes), || last.rewrite(ways, &followed, &before, shared));
+        let follow = || next.follow(director, plan, known, &mut outcomes);
+        let (made, pieces) = hands.both(follow, || last.rewrite(ways, &followed, &before, shared, hands));
         for (piece, passed) in pieces {
             sink.collect(piece);
             director.count(ways, &passed);
@@ -252,7 +257,7 @@ pub(super) fn run<F: Frames, S: Sink>(
         }
     }
     stage(Stage::Rewrite);
-    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink);
+    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink, hands);
     for (piece, passed) in pieces {
         sink.collect(piece);
         director.count(&plan.ways, &passed);

@@ -18,6 +18,7 @@
 mod emit;
 mod frames;
 mod fullnat;
+mod hands;
 mod lane;
 mod run;
 #[cfg(test)]
@@ -30,9 +31,9 @@ use crate::config::InterfaceId;
 use crate::director::{Director, ParallelParts, Version};
 use crate::output::Output;
 use crate::time::Nanos;
-use crate::track::Passed;
 use crate::track::SHARDS;
 use emit::{Emitter, Passing};
+use hands::Hands;
 use lane::{Lane, Rules, Scratch};
 use rayon::prelude::*;
 use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
@@ -77,6 +78,7 @@ pub struct Handled {
 pub struct Batch {
     director: Director,
     shortest_run: usize,
+    worth_sharing: usize,
     longest_detour: usize,
     /// What packets in lane are, and as of which version of the director.
     plan: Option<(Version, Composition)>,
@@ -114,8 +116,10 @@ impl Composition {
     }
 }
 
-/// A parallel run costs about this many serial packets: shorter ones are not worth it.
-const SHORTEST_RUN: usize = 512;
+/// A run costs about this many serial packets: shorter ones are not worth it.
+const SHORTEST_RUN: usize = 24;
+/// A run of as many packets is worth other threads: to wake one takes longer than to follow some hundred packets.
+const WORTH_SHARING: usize = 2048;
 /// How many packets go the serial way before the parallel one is tried again, at most.
 const LONGEST_DETOUR: usize = 8192;
 
@@ -125,6 +129,7 @@ impl Batch {
         Batch {
             director,
             shortest_run: SHORTEST_RUN,
+            worth_sharing: WORTH_SHARING,
             longest_detour: LONGEST_DETOUR,
             plan: None,
             lanes: Vec::new(),
@@ -138,9 +143,11 @@ impl Batch {
         }
     }
 
-    /// Takes the parallel way for runs of at least that many packets. For tests: it changes nothing but speed.
-    pub fn with_shortest_run(mut self, packets: usize) -> Batch {
+    /// Takes the parallel way for runs of at least that many packets, and shares those of `worth_sharing` and more among all
+    /// threads. For tests: it changes nothing but speed.
+    pub fn with_runs_of(mut self, packets: usize, worth_sharing: usize) -> Batch {
         self.shortest_run = packets.max(1);
+        self.worth_sharing = worth_sharing;
         self.longest_detour = packets.clamp(1, LONGEST_DETOUR);
         self
     }
@@ -206,7 +213,7 @@ impl Batch {
                     longest = (4 * done).max(4 * self.shortest_run).min(LONGEST_RUN);
                 }
                 // What stopped the run seldom comes alone: the less it brought, the longer the next one is put off.
-                detour = if done >= 8 * self.shortest_run { 1 } else { (2 * detour).min(self.longest_detour) };
+                detour = if done >= self.shortest_run { 1 } else { (2 * detour).min(self.longest_detour) };
                 until = total.min(end.max(at) + 1).max(total.min(at + detour));
                 if done > 0 || end - at >= self.shortest_run {
                     until = total.min(at + detour);
@@ -348,11 +355,12 @@ impl Batch {
         emitted: &mut Emitted,
         stage: &mut dyn FnMut(Stage),
     ) -> usize {
+        let hands = Hands { alone: range.len() < self.worth_sharing };
         if let Some((_, Composition::FullNat(plan))) = &mut self.plan {
             let Some(director) = self.director.dpvs() else { return 0 };
             let (lanes, starts, found) = (&self.lanes[..], &self.starts[..], &self.found[..]);
             let stretch = fullnat::Stretch { frames, lanes, starts, range, found };
-            return fullnat::run(director, plan, &stretch, sink, emitted, stage);
+            return fullnat::run(director, plan, &stretch, hands, sink, (emitted, stage));
         }
         let (Some((_, Composition::Linux(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else {
             return 0;
@@ -369,6 +377,7 @@ impl Batch {
             sloppy: plan.sloppy,
             found: &self.found,
             outcomes: &self.outcomes,
+            hands,
         };
         let stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range: range.clone() };
         let done = run::track(parts.ipvs, &stretch, &context, &mut self.runs);
@@ -382,7 +391,7 @@ impl Batch {
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
         let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        run::schedule(parts.ipvs, &context, parts.draws, &self.runs, done, until);
+        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
         stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
@@ -395,13 +404,10 @@ impl Batch {
             let len = frames.part_len(part);
             range.start.saturating_sub(starts[part]).min(len)..(range.end - starts[part]).min(len)
         };
-        let measured: Vec<Emitted> = (first_part..last_part + 1)
-            .into_par_iter()
-            .map(|part| {
-                let arrival = |number| frames.arrival(part, number);
-                emitter.measure(&self.lanes[part], &numbers(part), |number| outcome(part, number), arrival)
-            })
-            .collect();
+        let measured = context.hands.map(first_part..last_part + 1, |part| {
+            let arrival = |number| frames.arrival(part, number);
+            emitter.measure(&self.lanes[part], &numbers(part), |number| outcome(part, number), arrival)
+        });
         let mut before = Vec::with_capacity(measured.len());
         for part in measured {
             before.push(*emitted);
@@ -410,27 +416,23 @@ impl Batch {
         }
         let servers = parts.ipvs.services.servers.len();
         let shared: &S = sink;
-        let pieces: Vec<(S::Piece, Vec<Passed>)> = before
-            .into_par_iter()
-            .enumerate()
-            .map(|(index, before)| {
-                let part = first_part + index;
-                let mut piece = shared.piece(before);
-                let mut passing = Passing::new(servers);
-                let numbers = numbers(part);
-                let first = starts[part] + numbers.start - range.start;
-                let own = outcomes.get(first..first + numbers.len()).unwrap_or_default();
-                let arrivals = frames.arrivals(part, numbers.clone());
-                for ((number, arrival), outcome) in numbers.zip(arrivals).zip(own) {
-                    if let Some(arrival) = arrival {
-                        let outcome = Outcome::read(outcome.load(Ordering::Relaxed), outcomes);
-                        emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passing);
-                    }
+        let pieces = context.hands.map(0..before.len(), |index| {
+            let part = first_part + index;
+            let mut piece = shared.piece(before[index]);
+            let mut passing = Passing::new(servers);
+            let numbers = numbers(part);
+            let first = starts[part] + numbers.start - range.start;
+            let own = outcomes.get(first..first + numbers.len()).unwrap_or_default();
+            let arrivals = frames.arrivals(part, numbers.clone());
+            for ((number, arrival), outcome) in numbers.zip(arrivals).zip(own) {
+                if let Some(arrival) = arrival {
+                    let outcome = Outcome::read(outcome.load(Ordering::Relaxed), outcomes);
+                    emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passing);
                 }
-                shared.finish(&mut piece);
-                (piece, passing.passed)
-            })
-            .collect();
+            }
+            shared.finish(&mut piece);
+            (piece, passing.passed)
+        });
         for (piece, passed) in pieces {
             sink.collect(piece);
             parts.ipvs.services.count(&passed);

@@ -5,6 +5,7 @@
 //! segment without connection, an entry that has expired) only shows on the way, so each shard keeps what it needs to go
 //! back: the run then ends before that packet in all shards, which the serial director takes.
 
+use super::hands::Hands;
 use super::lane::{Ends, Facts, Item, Lane, RST, SYN};
 use super::way::Ways;
 use crate::config::Family;
@@ -13,9 +14,8 @@ use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
 use crate::track::{
-    ClientHash, ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, Shard, StateRules, TransportEvent,
+    ClientHash, ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, SHARDS, Shard, StateRules, TransportEvent,
 };
-use rayon::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -184,22 +184,35 @@ struct Segment<'a> {
 }
 
 impl Stretch<'_> {
+    /// The parts that the run has frames of.
+    fn parts(&self) -> Range<usize> {
+        if self.range.is_empty() {
+            return 0..0;
+        }
+        let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
+        part_of(self.range.start)..part_of(self.range.end - 1) + 1
+    }
+
     /// The packets of one shard within the run.
     fn segments(&self, shard: usize) -> impl Iterator<Item = Segment<'_>> {
-        self.lanes.iter().zip(self.starts).filter_map(move |(lane, start)| {
-            let own = lane.shard(shard);
-            let (from, to) = if *start >= self.range.start && start + lane.frames() <= self.range.end {
-                (0, own.len())
-            } else {
-                let items = lane.items.get(own.clone())?;
-                let place = |number: usize| items.partition_point(|item| start + (item.number as usize) < number);
-                (place(self.range.start), place(self.range.end))
-            };
-            let within = own.start + from..own.start + to;
-            let place = lane.base + within.start;
-            let items = lane.items.get(within).filter(|items| !items.is_empty())?;
-            Some(Segment { lane, items, place, offset: *start as i64 - self.range.start as i64 })
-        })
+        self.parts().filter_map(move |part| self.segment(shard, part))
+    }
+
+    /// Those that are in one part.
+    fn segment(&self, shard: usize, part: usize) -> Option<Segment<'_>> {
+        let (lane, start) = (self.lanes.get(part)?, self.starts.get(part)?);
+        let own = lane.shard(shard);
+        let (from, to) = if *start >= self.range.start && start + lane.frames() <= self.range.end {
+            (0, own.len())
+        } else {
+            let items = lane.items.get(own.clone())?;
+            let place = |number: usize| items.partition_point(|item| start + (item.number as usize) < number);
+            (place(self.range.start), place(self.range.end))
+        };
+        let within = own.start + from..own.start + to;
+        let place = lane.base + within.start;
+        let items = lane.items.get(within).filter(|items| !items.is_empty())?;
+        Some(Segment { lane, items, place, offset: *start as i64 - self.range.start as i64 })
     }
 }
 
@@ -230,19 +243,21 @@ pub(super) struct Context<'a> {
     pub found: &'a [AtomicU64],
     /// The same in the order of the packets of the run, once it is put so.
     pub outcomes: &'a [AtomicU64],
+    /// Who works.
+    pub hands: Hands,
 }
 
 /// Follows the packets of a stretch; returns how many frames of it were done.
 pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_>, runs: &mut [ShardRun]) -> usize {
     let first_odd = AtomicU32::new(stretch.range.len() as u32);
     let (shards, _) = ipvs.shards_mut();
-    shards.par_iter_mut().zip(runs.par_iter_mut()).enumerate().for_each(|(number, (shard, run))| {
+    context.hands.pairs(shards, runs, |number, shard, run| {
         run.clear();
         run.follow(number, shard, stretch, context, &first_odd);
     });
     let done = first_odd.into_inner();
     if (done as usize) < stretch.range.len() {
-        shards.par_iter_mut().zip(runs.par_iter_mut()).for_each(|(shard, run)| run.go_back(shard, done));
+        context.hands.pairs(shards, runs, |_, shard, run| run.go_back(shard, done));
     }
     done as usize
 }
@@ -250,16 +265,24 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
 /// Puts what was found into the order of the packets; the first `done` of them count.
 pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) {
     let range = stretch.range.start..stretch.range.start + done;
-    stretch.lanes.par_iter().zip(stretch.starts).for_each(|(lane, start)| {
-        if start + lane.frames() <= range.start || *start >= range.end {
-            return;
-        }
-        for (item, found) in lane.items.iter().zip(context.found.get(lane.base..).unwrap_or_default()) {
-            let number = start + item.number as usize;
-            if range.contains(&number)
-                && let Some(outcome) = context.outcomes.get(number - range.start)
-            {
-                outcome.store(found.load(Ordering::Relaxed), Ordering::Relaxed);
+    context.hands.map(stretch.parts(), |part| {
+        let (Some(lane), Some(start)) = (stretch.lanes.get(part), stretch.starts.get(part)) else { return };
+        let put = |items: &[Item], place: usize| {
+            for (item, found) in items.iter().zip(context.found.get(place..).unwrap_or_default()) {
+                let number = start + item.number as usize;
+                if range.contains(&number)
+                    && let Some(outcome) = context.outcomes.get(number - range.start)
+                {
+                    outcome.store(found.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
+        };
+        if range.len() >= lane.frames() {
+            put(&lane.items, lane.base);
+        } else {
+            // Of a short run: only its own.
+            for segment in (0..SHARDS).filter_map(|shard| stretch.segment(shard, part)) {
+                put(segment.items, segment.place);
             }
         }
     });
@@ -490,7 +513,7 @@ impl ShardRun {
 
 /// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:
 /// the last of `done`, whose time is `until`.
-pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &[ShardRun], done: usize, until: Nanos) {
+pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], done: usize, until: Nanos) {
     ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
     let mut expired = Vec::new();
     while let Some(entry) = ipvs.expire_next(until) {
@@ -606,9 +629,9 @@ fn choose(
 }
 
 /// Writes what was chosen into the connections.
-fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &[ShardRun]) {
+fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
     let (shards, bindings) = ipvs.shards_mut();
-    shards.par_iter_mut().zip(runs).for_each(|(shard, run)| {
+    context.hands.pairs(shards, runs, |_, shard, run| {
         for opened in &run.opened {
             let outcome = context.outcomes.get(opened.number as usize);
             if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {

@@ -108,7 +108,9 @@ struct Cut {
 /// Compares both ways; returns how many packets took the parallel one.
 fn compare(config: &DirectorConfig, arrivals: &[Arrival<'_>], cut: Cut) -> u64 {
     let (expected, mut serial) = one_by_one(config, arrivals);
-    let mut batch = Batch::new(Director::new(config, Draws::default()).unwrap()).with_shortest_run(cut.shortest_run);
+    // One thread goes the way of short runs.
+    let worth_sharing = if cut.threads == 1 { usize::MAX } else { 0 };
+    let mut batch = Batch::new(Director::new(config, Draws::default()).unwrap()).with_runs_of(cut.shortest_run, worth_sharing);
     let mut found = Vec::new();
     POOLS[cut.threads - 1].install(|| {
         for (window, arrivals) in arrivals.chunks(cut.window).enumerate() {
