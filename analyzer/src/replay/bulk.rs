@@ -183,12 +183,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     for frame in out.frames() {
         collector.frame(&mut piece, Leaving { head: frame.bytes, tail: &[], frame });
     }
-    collector.finish(&mut piece);
-    collector.collect(piece);
-    if let Some(error) = collector.error() {
-        return Err(error.into());
-    }
-    if collector.needs_care {
+    if !collector.take(piece)? {
         // The golden had ended already: what timers send afterwards is too much.
         return Ok(Err(Detour::Careful));
     }

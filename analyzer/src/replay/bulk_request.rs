@@ -54,9 +54,7 @@ pub(super) fn run(
     let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
     let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
     let has_fcs = |interfaces: &[CaptureInterface]| interfaces.iter().any(CaptureInterface::has_fcs);
-    if is_small(capture, &input)? {
-        return Ok(None);
-    }
+    let Ok(false) = is_small(capture, &input) else { return Ok(None) };
     let as_ethernet = as_ethernet(capture, input.interfaces())?;
     let Some(description) = describe(request, capture, &as_ethernet)? else { return Ok(None) };
     let config = &description.config;

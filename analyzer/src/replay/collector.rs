@@ -141,6 +141,16 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         self.start = self.emitted;
     }
 
+    /// Takes in what one thread made; whether all was equal so far.
+    ///
+    /// # Errors
+    /// The first write that failed so far.
+    pub(super) fn take(&mut self, mut piece: Piece) -> Result<bool, CaptureError> {
+        self.finish(&mut piece);
+        self.collect(piece);
+        self.error().map_or(Ok(!self.needs_care), Err)
+    }
+
     /// The time of the golden's last frame, 0 without a golden; none if it holds frames that did not leave.
     pub(super) fn golden_end(&self) -> Option<Nanos> {
         match &self.golden {

@@ -60,12 +60,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         let mut piece = collector.piece(Emitted::default());
         let (read, ()) =
             rayon::join(|| input.next_window(&mut next, WINDOW, &by_interface), || work.take(&window, &collector, &mut piece));
-        collector.finish(&mut piece);
-        collector.collect(piece);
-        if let Some(error) = collector.error() {
-            return Err(error.into());
-        }
-        if collector.needs_care || work.replies.differs {
+        if !collector.take(piece)? || work.replies.differs {
             return Ok(Err(Detour::Careful));
         }
         counts.add(&window);
@@ -82,12 +77,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     let mut piece = collector.piece(Emitted::default());
     let mut rest = Passing { collector: &collector, piece: &mut piece, replies: &mut work.replies, forwarded: None };
     work.session.advance(last.max(end(last, last_golden)), &mut rest);
-    collector.finish(&mut piece);
-    collector.collect(piece);
-    if let Some(error) = collector.error() {
-        return Err(error.into());
-    }
-    if collector.needs_care || work.replies.differs {
+    if !collector.take(piece)? || work.replies.differs {
         return Ok(Err(Detour::Careful));
     }
     let Work { mut session, watch, translations, replies, wire_bytes, times, unreadable, .. } = work;
