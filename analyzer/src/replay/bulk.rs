@@ -96,7 +96,7 @@ pub struct BulkResult {
 /// Why another way must be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detour {
-    /// One packet after the other: see [`super::one_by_one`].
+    /// One packet after the other.
     OneByOne,
     /// The careful way.
     Careful,
