@@ -420,6 +420,29 @@ fn every_format_takes_the_fast_way() {
 }
 
 #[test]
+fn a_golden_of_any_format_is_compared_on_the_fast_way() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    let path = |name: &str| folder.path().join(name);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    let mut changed = std::fs::read(path("golden.pcap")).unwrap();
+    let at = end_of_record(&changed, changed.len() / 2) - 1;
+    changed[at] ^= 0x40;
+    let pack = |name: &str, bytes: &[u8]| std::fs::write(path(name), zstd::encode_all(bytes, 3).unwrap()).unwrap();
+    pack("golden.pcap.zst", &std::fs::read(path("golden.pcap")).unwrap());
+    pack("changed.pcap.zst", &changed);
+    let golden = |name: &str| {
+        let outcome = replayed(folder.path(), true, Some(name), None).outcome;
+        (outcome.handled.is_some(), outcome.conforms(), outcome.golden.unwrap().equal)
+    };
+    let plain = golden("golden.pcap");
+    assert!(plain.0 && plain.1 && plain.2 > 0);
+    assert_eq!(golden("golden.pcap.zst"), plain);
+    let (fast, conforms, equal) = golden("changed.pcap.zst");
+    assert_eq!((fast, conforms, equal), (false, false, plain.2 - 1));
+}
+
+#[test]
 fn a_director_that_is_inferred_is_the_same_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     traffic(folder.path(), Method::Dr);

@@ -4,6 +4,7 @@ use super::bulk::{self, Attempt, BulkRequest, Detour, Step};
 use super::bystander::Bystanders;
 use super::demands::Watch;
 use super::destination::Destination;
+use super::golden_file::GoldenFile;
 use super::one_by_one;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
@@ -11,7 +12,7 @@ use super::translation::Translations;
 use super::work::{LINGER, LISTENED, ServersSide};
 use super::{Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::link::AsEthernet;
-use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Input, PlainFile};
+use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Input};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
@@ -52,27 +53,21 @@ pub(super) fn run(
     }
     // What can't be read so is the careful way's, errors included.
     let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
-    let ethernet = |interfaces: &[CaptureInterface]| interfaces.iter().all(|interface| interface.link_type == 1);
-    let has_fcs = |interfaces: &[CaptureInterface]| interfaces.iter().any(CaptureInterface::has_fcs);
     let Ok(false) = is_small(capture, &input) else { return Ok(None) };
     let as_ethernet = as_ethernet(capture, input.interfaces())?;
     let Some(description) = describe(request, capture, &as_ethernet)? else { return Ok(None) };
     let config = &description.config;
-    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let golden = match &request.golden {
-        Some(Source::File(path)) => {
-            let named = stem(path).is_some_and(|stem| config.interface(&stem).is_some());
-            match PlainFile::open(path) {
-                Ok(Some(golden)) if !named && ethernet(golden.interfaces()) && !has_fcs(golden.interfaces()) => Some(path),
-                _ => return Ok(None),
-            }
-        }
+        Some(Source::File(path)) => match GoldenFile::new(path, config) {
+            Some(golden) => Some(golden),
+            None => return Ok(None),
+        },
         _ => None,
     };
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let destination = request.write.as_deref().map(Destination::new).transpose()?;
     let size = input.size().unwrap_or(0);
-    let own = stem(capture.given());
+    let own = capture.given().file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
@@ -101,7 +96,7 @@ pub(super) fn run(
     let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, &as_ethernet, places, &ServersSide::new(config))?);
     let (low, high) = config.sysctls.ip_local_port_range;
     let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
-        let opened = golden.map(|path| PlainFile::open(path)).transpose()?.flatten();
+        let opened = golden.as_ref().map(GoldenFile::open).transpose()?.flatten();
         if golden.is_some() && opened.is_none() {
             return Ok(Err(Detour::Careful));
         }

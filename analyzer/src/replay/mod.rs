@@ -8,6 +8,7 @@ mod collector;
 mod demands;
 mod destination;
 mod frames;
+mod golden_file;
 mod load;
 mod one_by_one;
 mod outcome;
