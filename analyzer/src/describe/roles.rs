@@ -106,6 +106,11 @@ impl Roles {
         self.owner(address) == Some(Owner::Server)
     }
 
+    /// Whether an address is a virtual one: a service's, or one that a mark selects.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.owner(address) == Some(Owner::Virtual)
+    }
+
     fn owner(&self, address: IpAddr) -> Option<Owner> {
         match self.addresses.binary_search_by_key(&address, |(known, _)| *known) {
             Ok(index) => self.addresses.get(index).map(|(_, owner)| *owner),

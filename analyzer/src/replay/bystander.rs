@@ -6,6 +6,7 @@ use super::place::{Place, Places};
 use super::reply;
 use super::session::answers_pass_director;
 use crate::capture::{BulkWindow, link};
+use crate::describe;
 use lvscheck_engine::DirectorConfig;
 use lvscheck_engine::config::{Command, ForwardingMethod, ServerKey, ServiceKey};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 /// Tells what they are.
 #[derive(Clone, Debug, Default)]
 pub struct Bystanders {
-    virtual_addresses: BTreeSet<IpAddr>,
+    known: describe::Roles,
     /// Real servers whose answers have to pass the director.
     servers: BTreeSet<IpAddr>,
     /// There are services without an address: what belongs to them is told by its connection.
@@ -42,12 +43,10 @@ pub struct Seen {
 impl Bystanders {
     /// Those of captures of a director's traffic.
     pub fn new(config: &DirectorConfig) -> Bystanders {
-        let mut bystanders = Bystanders { translates: answers_pass_director(config), ..Bystanders::default() };
+        let (known, translates) = (describe::Roles::new(config), answers_pass_director(config));
+        let mut bystanders = Bystanders { known, translates, ..Bystanders::default() };
         for command in config.commands.iter().chain(config.changes.iter().map(|change| &change.command)) {
             match command {
-                Command::AddService { service: ServiceKey::Address { address, .. }, .. } => {
-                    bystanders.virtual_addresses.insert(*address);
-                }
                 Command::AddService { service: ServiceKey::Mark { .. }, .. } => bystanders.by_mark = true,
                 Command::AddServer { server: ServerKey { address, .. }, settings, .. }
                     if matches!(settings.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) =>
@@ -72,7 +71,17 @@ impl Bystanders {
 
     /// Whether a frame comes from a virtual address as only answers do.
     pub fn is_answer(&self, frame: &[u8]) -> bool {
-        reply::flow(frame).is_some_and(|flow| self.virtual_addresses.contains(&flow.source.0))
+        reply::flow(frame).is_some_and(|flow| self.known.is_virtual(flow.source.0))
+    }
+
+    /// Counts one: whether the director sent it, and whether it answers a client.
+    pub fn count(&self, roles: &mut Roles, sent: bool, is_answer: bool) {
+        match (sent, is_answer) {
+            (true, true) if !self.translates => roles.past_director += 1,
+            (true, _) => roles.from_director += 1,
+            (false, true) => roles.past_director += 1,
+            (false, false) => roles.of_others += 1,
+        }
     }
 
     /// Looks at a window's bystanders, all threads at once. The capture had so many interfaces when it was told where they stand.
@@ -82,19 +91,14 @@ impl Bystanders {
             for (number, frame) in window.aside(part).enumerate() {
                 let interface = frame.place;
                 let flow = reply::flow(frame.bytes);
-                let comes_from = |addresses: &BTreeSet<IpAddr>| flow.is_some_and(|flow| addresses.contains(&flow.source.0));
                 let sent = matches!(places.of(interface.into(), frame.bytes), Place::Sent(_));
-                match (sent, comes_from(&self.virtual_addresses)) {
-                    (true, true) if !self.translates => seen.roles.past_director += 1,
-                    (true, _) => seen.roles.from_director += 1,
-                    (false, true) => seen.roles.past_director += 1,
-                    (false, false) => seen.roles.of_others += 1,
-                }
+                self.count(&mut seen.roles, sent, flow.is_some_and(|flow| self.known.is_virtual(flow.source.0)));
                 seen.sent |= sent;
                 seen.new_interface |= usize::from(interface) >= interfaces;
                 // A real server's answer may go past a director that ought to translate it. Addresses that were made up for another
                 // link type tell nothing.
-                seen.by_connection |= self.by_mark || comes_from(&self.servers) || link::is_made_up(frame.bytes);
+                let of_server = flow.is_some_and(|flow| self.servers.contains(&flow.source.0));
+                seen.by_connection |= self.by_mark || of_server || link::is_made_up(frame.bytes);
                 if watch.concerns(frame.bytes) {
                     seen.concerning.push((part, number));
                 }

@@ -1,4 +1,5 @@
-//! One director at work on the frames of a capture, one at a time: the serial way, which small captures and tests take.
+//! One director at work on the frames of a capture, one at a time: the serial way of small captures and tests, and of large ones
+//! whose packets must be taken in turn.
 
 use super::bystander::Bystanders;
 use super::outcome::{Emitted, Roles, Verdicts};
@@ -134,7 +135,8 @@ impl Session {
                 if self.made_up_macs && self.turn_back(frame, sink) {
                     return;
                 }
-                if self.is_answer(frame.bytes) { self.roles.past_director += 1 } else { self.roles.of_others += 1 }
+                let is_answer = self.is_answer(frame.bytes);
+                self.bystanders.count(&mut self.roles, false, is_answer);
             }
         }
     }
@@ -196,10 +198,11 @@ impl Session {
         if self.turn_back(frame, sink) {
             return;
         }
-        match (self.is_answer(frame.bytes) && !self.bystanders.translates(), self.replies.is_some()) {
-            (true, false) => self.roles.past_director += 1,
-            (false, true) if reply::flow(frame.bytes).is_some() => self.roles.unmatched_replies += 1,
-            _ => self.roles.from_director += 1,
+        if self.replies.is_some() && reply::flow(frame.bytes).is_some() {
+            self.roles.unmatched_replies += 1;
+        } else {
+            let is_answer = self.is_answer(frame.bytes);
+            self.bystanders.count(&mut self.roles, true, is_answer);
         }
         sink.sent(frame);
     }

@@ -85,6 +85,8 @@ pub(super) struct Stretch<'a, F> {
     pub range: Range<usize>,
     /// For each packet in lane of the window: its connection (upper half), and what it acknowledges.
     pub found: &'a [AtomicU64],
+    /// Who works.
+    pub hands: Hands,
 }
 
 impl<F: Frames> Stretch<'_, F> {
@@ -117,8 +119,8 @@ impl<F: Frames> Stretch<'_, F> {
     }
 
     /// Finds the connections that packets have as the table is now.
-    fn find(&self, director: &Director, plan: &Plan, hands: Hands) {
-        hands.map(self.parts(), |part| {
+    fn find(&self, director: &Director, plan: &Plan) {
+        self.hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
             let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
@@ -180,16 +182,9 @@ impl<F: Frames> Stretch<'_, F> {
     }
 
     /// Makes the frames of packets that were followed; `before` is what was made before each part.
-    fn rewrite<S: Sink>(
-        &self,
-        ways: &Ways,
-        outcomes: &[Outcome],
-        before: &[Emitted],
-        sink: &S,
-        hands: Hands,
-    ) -> Vec<(S::Piece, Vec<Passed>)> {
+    fn rewrite<S: Sink>(&self, ways: &Ways, outcomes: &[Outcome], before: &[Emitted], sink: &S) -> Vec<(S::Piece, Vec<Passed>)> {
         let parts = self.parts();
-        hands.map(0..parts.len().min(before.len()), |index| {
+        self.hands.map(0..parts.len().min(before.len()), |index| {
             let part = parts.start + index;
             let mut piece = sink.piece(before[index]);
             let mut passed = vec![Passed::default(); ways.servers()];
@@ -218,13 +213,13 @@ pub(super) fn run<F: Frames, S: Sink>(
     director: &mut Director,
     plan: &mut Plan,
     stretch: &Stretch<'_, F>,
-    hands: Hands,
     sink: &mut S,
-    (emitted, stage): (&mut Emitted, &mut dyn FnMut(Stage)),
+    emitted: &mut Emitted,
+    stage: &mut dyn FnMut(Stage),
 ) -> usize {
     stage(Stage::Track);
     let known = director.created();
-    stretch.find(director, plan, hands);
+    stretch.find(director, plan);
     stage(Stage::Schedule);
     let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
     followed.clear();
@@ -238,7 +233,7 @@ pub(super) fn run<F: Frames, S: Sink>(
         let shared: &S = sink;
         let ways = &plan.ways;
         let follow = || next.follow(director, plan, known, &mut outcomes);
-        let (made, pieces) = hands.both(follow, || last.rewrite(ways, &followed, &before, shared, hands));
+        let (made, pieces) = stretch.hands.both(follow, || last.rewrite(ways, &followed, &before, shared));
         for (piece, passed) in pieces {
             sink.collect(piece);
             director.count(ways, &passed);
@@ -257,7 +252,7 @@ pub(super) fn run<F: Frames, S: Sink>(
         }
     }
     stage(Stage::Rewrite);
-    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink, hands);
+    let pieces = last.rewrite(&plan.ways, &followed, &before, &*sink);
     for (piece, passed) in pieces {
         sink.collect(piece);
         director.count(&plan.ways, &passed);

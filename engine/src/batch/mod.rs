@@ -359,8 +359,8 @@ impl Batch {
         if let Some((_, Composition::FullNat(plan))) = &mut self.plan {
             let Some(director) = self.director.dpvs() else { return 0 };
             let (lanes, starts, found) = (&self.lanes[..], &self.starts[..], &self.found[..]);
-            let stretch = fullnat::Stretch { frames, lanes, starts, range, found };
-            return fullnat::run(director, plan, &stretch, hands, sink, (emitted, stage));
+            let stretch = fullnat::Stretch { frames, lanes, starts, range, found, hands };
+            return fullnat::run(director, plan, &stretch, sink, emitted, stage);
         }
         let (Some((_, Composition::Linux(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else {
             return 0;
