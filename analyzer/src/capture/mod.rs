@@ -10,13 +10,15 @@ pub mod link;
 mod merge;
 mod reader;
 mod time;
+mod window;
 mod writer;
 
-pub use bulk::{BulkFrame, BulkReader, BulkWindow, PlainFile};
+pub use bulk::{BulkReader, PlainFile};
 pub use error::{CaptureError, Damage, Fault};
 pub use format::{CaptureInterface, MAX_RECORD, Record, RecordHead};
 pub use input::Input;
 pub use merge::{Merge, MergedInterface};
 pub use reader::{Frame, OwnedWindow, Reader, Window};
 pub use time::Clock;
+pub use window::{BulkFrame, BulkWindow};
 pub use writer::{Container, PCAP_RECORD_HEAD, Writer, pcap_head, pcap_record, pcap_record_head, pcapng_record};

@@ -2,8 +2,8 @@
 
 use super::frames::{Emitted, Leaving, Sink};
 use super::lane::Lane;
-use super::run::Outcome;
 use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, Ways, way_back};
+use super::word::Outcome;
 use crate::config::{InterfaceId, TunnelKind};
 use crate::director::Arrival;
 use crate::link::Host;

@@ -3,7 +3,7 @@
 //! ```text
 //! classify   every part of the window by itself     lane.rs    which packets are plain
 //! track      every shard of the table by itself     run.rs     which connection, which state
-//! schedule   the openings in order                  run.rs     which real server
+//! schedule   the openings in order                  schedule.rs which real server
 //! rewrite    every part by itself                   emit.rs    the frames that leave
 //! ```
 //!
@@ -21,9 +21,11 @@ mod fullnat;
 mod hands;
 mod lane;
 mod run;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod way;
+mod word;
 
 pub use frames::{Emitted, Frames, Leaving, Sink, Slice};
 
@@ -36,12 +38,13 @@ use emit::{Emitter, Passing};
 use hands::Hands;
 use lane::{Lane, Rules, Scratch};
 use rayon::prelude::*;
-use run::{Context, LONGEST_RUN, Outcome, ShardRun, Stretch};
+use run::{Context, ShardRun, Stretch};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use way::{Plan, source_is_good, way_back};
+use word::{LONGEST_RUN, Outcome};
 
 /// What batch does at a moment, for whoever takes the time: the engine has no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,7 +394,7 @@ impl Batch {
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
         let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        run::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
+        schedule::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
         stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };

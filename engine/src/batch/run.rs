@@ -1,5 +1,5 @@
 //! The parallel way of a run of packets, up to the choice of servers: every shard of the connection table follows its own
-//! packets, then the schedulers are asked in the order of the packets.
+//! packets. Then schedule.rs asks the schedulers, in the order of the packets.
 //!
 //! A run goes as far as every packet is plain. Which one is the first that is not (a SYN for a connection that exists, a
 //! segment without connection, an entry that has expired) only shows on the way, so each shard keeps what it needs to go
@@ -8,121 +8,14 @@
 use super::hands::Hands;
 use super::lane::{Ends, Facts, Item, Lane, RST, SYN};
 use super::way::Ways;
+use super::word::{LONGEST_RUN, UNBOUND, Word};
 use crate::config::Family;
-use crate::draws::Draws;
-use crate::packet::FlowKey;
-use crate::schedule::Candidate;
 use crate::time::Nanos;
 use crate::track::{
     ClientHash, ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, SHARDS, Shard, StateRules, TransportEvent,
 };
-use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// What became of a packet of a run, in one word: what it is and by how much it changed its server's active connections stand
-/// at the top. Below is the binding of its connection; where that is not known yet, the number of the packet that opened it, or
-/// if it is that packet, the connection's place among those that the run opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u64);
-
-impl Word {
-    const KIND: u64 = 3 << 62;
-    const REQUEST: u64 = 0;
-    const ANSWER: u64 = 1 << 62;
-    /// Of a connection that the run opened.
-    const FRESH: u64 = 2 << 62;
-    /// It opened its connection. Once its server is chosen the binding stands below.
-    const OPENS: u64 = 3 << 62;
-    const CHANGE: u64 = 3 << 60;
-    const MORE: u64 = 1 << 60;
-    const LESS: u64 = 2 << 60;
-
-    /// It opened a connection: by its shard, its place in the shard's list, and the place of its service.
-    fn opening(shard: usize, place: usize, end: u16) -> Word {
-        Word(Word::OPENS | u64::from(end) << 32 | (shard as u64) << PLACE_BITS | place as u64)
-    }
-
-    /// Of the connection that a packet of the run opened, by that packet's number: those of a connection are seldom far apart.
-    fn fresh(opening: u32) -> Word {
-        Word(Word::FRESH | u64::from(opening))
-    }
-
-    fn changing(self, active: i32) -> Word {
-        Word(
-            self.0
-                | if active > 0 {
-                    Word::MORE
-                } else if active < 0 {
-                    Word::LESS
-                } else {
-                    0
-                },
-        )
-    }
-
-    /// Whether schedulers are concerned.
-    #[inline]
-    fn is_event(self) -> bool {
-        self.0 & Word::CHANGE != 0 || self.kind() == Word::OPENS
-    }
-
-    #[inline]
-    fn kind(self) -> u64 {
-        self.0 & Word::KIND
-    }
-
-    #[inline]
-    fn binding(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// The word of the packet that opened its connection, if that was in this run.
-    #[inline]
-    fn bound(self, outcomes: &[AtomicU64]) -> Word {
-        if self.kind() != Word::FRESH {
-            return self;
-        }
-        let opening = outcomes.get(self.0 as u32 as usize);
-        Word(opening.map_or(u64::from(UNBOUND), |outcome| outcome.load(Ordering::Relaxed)))
-    }
-
-    fn end(self) -> u16 {
-        (self.0 >> 32) as u16
-    }
-
-    #[inline]
-    fn place(self) -> (usize, usize) {
-        let place = self.0 as u32;
-        ((place >> PLACE_BITS) as usize, (place & ((1 << PLACE_BITS) - 1)) as usize)
-    }
-
-    fn change(self) -> i32 {
-        match self.0 & Word::CHANGE {
-            Word::MORE => 1,
-            Word::LESS => -1,
-            _ => 0,
-        }
-    }
-}
-
-/// What became of a packet of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
-    /// The binding of its connection.
-    pub binding: u32,
-    /// It opened its connection.
-    pub opens: bool,
-    /// It came from the server.
-    pub answer: bool,
-}
-
-/// In the place of a binding: the connection has no server yet, the rest is its place among those that the run opened.
-const UNBOUND: u32 = 1 << 31;
-/// Bits of a connection's place in its shard's list.
-const PLACE_BITS: u32 = 20;
-/// The longest run: no shard can open more connections than have a place.
-pub(super) const LONGEST_RUN: usize = 1 << PLACE_BITS;
 
 /// Segments whose packets are looked up together, so that memory answers many questions at once.
 const SEGMENTS: usize = 32;
@@ -131,9 +24,9 @@ const SEGMENTS: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub(super) struct ShardRun {
     /// Connections that were opened, in order.
-    opened: Vec<Opened>,
+    pub opened: Vec<Opened>,
     /// Timers to set: by which packet, when to look, at what.
-    timers: Vec<(u32, Nanos, ConnectionId)>,
+    pub timers: Vec<(u32, Nanos, ConnectionId)>,
     /// What it takes to go back.
     journal: Vec<Before>,
     /// Room for what packets look for.
@@ -142,14 +35,14 @@ pub(super) struct ShardRun {
 
 /// A connection that a run opened.
 #[derive(Clone, Copy, Debug)]
-struct Opened {
-    time: Nanos,
+pub(super) struct Opened {
+    pub time: Nanos,
     /// The number of the packet in the run.
-    number: u32,
-    slot: u32,
+    pub number: u32,
+    pub slot: u32,
     fingerprint: Fingerprint,
     /// The place of its service in [`Ends`].
-    end: u16,
+    pub end: u16,
 }
 
 /// A connection as it was before a packet.
@@ -508,148 +401,5 @@ impl ShardRun {
             shard.take_back(opened.fingerprint, opened.slot);
         }
         self.timers.truncate(self.timers.partition_point(|(number, ..)| *number < done));
-    }
-}
-
-/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:
-/// the last of `done`, whose time is `until`.
-pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], done: usize, until: Nanos) {
-    ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
-    let mut expired = Vec::new();
-    while let Some(entry) = ipvs.expire_next(until) {
-        expired.push(entry);
-    }
-    let mut expired = expired.into_iter().peekable();
-    let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); context.ends.services];
-    let mut are_needed = false;
-    for (place, list) in candidates.iter_mut().enumerate() {
-        if let Some(end) = context.ways.service(place as u16) {
-            ipvs.services.candidates(end.number, list);
-            are_needed |= ipvs.scheduler_looks_at_counts(end.number);
-        }
-    }
-    let mut counts = Counts { ways: context.ways, candidates, are_needed };
-    for outcome in context.outcomes.iter().take(done) {
-        let mut word = Word(outcome.load(Ordering::Relaxed));
-        if !word.is_event() {
-            continue;
-        }
-        let change = word.change();
-        if word.kind() == Word::OPENS {
-            let Some(service) = context.ways.service(word.end()) else { continue };
-            let (shard, place) = word.place();
-            // Memory is slow to bring these, one by one as they are needed here: most schedulers need nothing of them.
-            let opened = || runs.get(shard).and_then(|run| run.opened.get(place));
-            if expired.peek().is_some()
-                && let Some(opened) = opened()
-            {
-                // What expired before this packet no longer counts.
-                while let Some((_, connection)) = expired.next_if(|(at, _)| *at <= opened.time) {
-                    ipvs.release(&connection);
-                    counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
-                }
-            }
-            let mut client = None;
-            if ipvs.scheduler_looks_at_packets(service.number)
-                && let Some(opened) = opened()
-            {
-                let shard = ipvs.shards_mut().0.get(shard);
-                client = shard.and_then(|shard| {
-                    let entry = shard.entry(opened.slot)?;
-                    Some((shard.client(opened.slot, entry), entry.client_port, opened.time))
-                });
-            }
-            let Some(server) = choose(ipvs, context, draws, &counts, word.end(), client) else { continue };
-            word = Word(Word::OPENS | u64::from(context.ways.binding_of(server)));
-            outcome.store(word.0, Ordering::Relaxed);
-            let entry = &mut ipvs.services.servers[server as usize];
-            entry.total += 1;
-            entry.counters.connections += 1;
-            let service = entry.service;
-            ipvs.services.all[service as usize].counters.connections += 1;
-            counts.refresh(ipvs, server);
-        } else if word.kind() == Word::FRESH {
-            word = word.bound(context.outcomes);
-        }
-        if change != 0
-            && let Some(way) = context.ways.binding(word.binding())
-            && let Some(entry) = ipvs.services.servers.get_mut(way.server as usize)
-        {
-            entry.active = entry.active.saturating_add_signed(change);
-            counts.refresh(ipvs, way.server);
-        }
-    }
-    for (_, connection) in expired {
-        ipvs.release(&connection);
-    }
-    bind(ipvs, context, runs);
-}
-
-/// The schedulers' view of each service in lane, kept up to date instead of made anew for each connection.
-struct Counts<'a> {
-    ways: &'a Ways,
-    candidates: Vec<Vec<Candidate>>,
-    /// Some scheduler looks at them.
-    are_needed: bool,
-}
-
-impl Counts<'_> {
-    #[inline]
-    fn refresh(&mut self, ipvs: &Ipvs, server: u32) {
-        if !self.are_needed {
-            return;
-        }
-        let Some((end, place)) = self.ways.place_of(server) else { return };
-        let (Some(candidate), Some(server)) = (
-            self.candidates.get_mut(usize::from(end)).and_then(|list| list.get_mut(usize::from(place))),
-            ipvs.services.servers.get(server as usize),
-        ) else {
-            return;
-        };
-        candidate.active = server.active;
-        candidate.inactive = server.inactive();
-    }
-}
-
-/// Asks the scheduler of a service; the client and the time are there if it looks at them.
-fn choose(
-    ipvs: &mut Ipvs,
-    context: &Context<'_>,
-    draws: &Draws,
-    counts: &Counts<'_>,
-    end: u16,
-    client: Option<(IpAddr, u16, Nanos)>,
-) -> Option<u32> {
-    let service = context.ways.service(end)?;
-    let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(end))?;
-    let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Nanos(0));
-    let (source, source_port, time) = client.unwrap_or(nobody);
-    let flow = FlowKey { protocol, source, destination, source_port, destination_port };
-    ipvs.choose_among(counts.candidates.get(usize::from(end))?, service.number, &flow, time, draws)
-}
-
-/// Writes what was chosen into the connections.
-fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
-    let (shards, bindings) = ipvs.shards_mut();
-    context.hands.pairs(shards, runs, |_, shard, run| {
-        for opened in &run.opened {
-            let outcome = context.outcomes.get(opened.number as usize);
-            if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {
-                entry.binding = Word(outcome.load(Ordering::Relaxed)).binding();
-            }
-            if context.ways.service(opened.end).is_some_and(|service| service.nat) {
-                shard.index_server(opened.slot, bindings);
-            }
-        }
-    });
-}
-
-impl Outcome {
-    /// From what tracking stored, once servers are chosen.
-    #[inline]
-    pub fn read(stored: u64, outcomes: &[AtomicU64]) -> Outcome {
-        let word = Word(stored);
-        let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
-        Outcome { binding: word.bound(outcomes).binding(), opens, answer }
     }
 }
