@@ -1,10 +1,10 @@
 //! The batch composition: windows of packets, each part of the engine over the whole window at once.
 //!
 //! ```text
-//! classify   every part of the window by itself     lane.rs    which packets are plain
-//! track      every shard of the table by itself     run.rs     which connection, which state
-//! schedule   the openings in order                  schedule.rs which real server
-//! rewrite    every part by itself                   emit.rs    the frames that leave
+//! classify   every part of the window by itself     lane.rs      which packets are plain
+//! track      every shard of the table by itself     run.rs       which connection, which state
+//! schedule   the openings in order                  schedule.rs  which real server
+//! rewrite    every part by itself                   emit.rs      the frames that leave
 //! ```
 //!
 //! Batch gives what [`Director::receive`] gives, byte for byte and in order, for any number of threads and any size of windows.
