@@ -24,7 +24,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
-pub(super) const WINDOW: usize = 4 << 20;
+pub(super) const WINDOW: usize = 2 << 20;
 /// Windows in use: one is worked on while the next is read.
 const AHEAD: usize = 2;
 
@@ -181,7 +181,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
     for frame in out.frames() {
-        collector.frame(&mut piece, Leaving { head: frame.bytes, tail: &[], frame });
+        collector.frame(&mut piece, Leaving::new(frame.bytes, &[], frame));
     }
     if !collector.take(piece)? {
         // The golden had ended already: what timers send afterwards is too much.

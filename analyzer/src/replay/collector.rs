@@ -176,7 +176,8 @@ impl<'a, 'scope> Collector<'a, 'scope> {
     }
 
     /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
-    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
+    #[cold]
+    fn show(&self, piece: &mut Piece, leaving: Leaving<'_>) {
         const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
         let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
         let options = leaving.head.get(if v4 { OPTIONS.0 } else { OPTIONS.1 }..).unwrap_or_default();
@@ -187,14 +188,14 @@ impl<'a, 'scope> Collector<'a, 'scope> {
             piece.shown.len() < self.room && piece.shown.insert(key)
         };
         if options.contains(&TOA) || is_first() {
-            piece.left.push([leaving.head, leaving.tail].concat());
+            piece.left.push(leaving.to_vec());
         }
     }
 
     /// Whether the golden's next frame is this one.
     #[inline(always)]
-    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: &Leaving<'_>) -> bool {
-        let (head_len, len) = (leaving.head.len(), leaving.head.len() + leaving.tail.len());
+    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: Leaving<'_>) -> bool {
+        let len = leaving.len();
         let start = golden.file.record_head();
         let Some(record) = piece.golden.next(&golden.file, start + len) else { return false };
         let Some(head) = golden.file.head(record) else { return false };
@@ -207,7 +208,7 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         if leaving.frame.late && Nanos(golden.file.time(&head).0.abs_diff(leaving.frame.time.0)) > LATE_TIME {
             return false;
         }
-        if expected[..head_len] == *leaving.head && expected[head_len..] == *leaving.tail {
+        if leaving.equals(expected) {
             // The golden's draws are the engine's own.
             let drawn = leaving.frame.drawn;
             return drawn.is_empty() || golden.learner.see(expected, expected, drawn);
@@ -215,10 +216,16 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         if leaving.frame.drawn.is_empty() {
             return false;
         }
-        let whole = [leaving.head, leaving.tail].concat();
-        piece.learned = golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..leaving.frame });
+        piece.learned = learned(golden, expected, leaving);
         piece.learned.is_some()
     }
+}
+
+/// The frame with the golden's draws, if it differs in nothing else. Apart from what is done for every frame.
+#[cold]
+fn learned(golden: &Golden, expected: &[u8], leaving: Leaving<'_>) -> Option<Vec<u8>> {
+    let whole = leaving.to_vec();
+    golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..leaving.frame })
 }
 
 impl Sink for Collector<'_, '_> {
@@ -241,17 +248,17 @@ impl Sink for Collector<'_, '_> {
 
     #[inline(always)]
     fn frame(&self, piece: &mut Piece, leaving: Leaving<'_>) {
-        let len = leaving.head.len() + leaving.tail.len();
+        let len = leaving.len();
         piece.emitted.frames += 1;
         piece.emitted.bytes += len as u64;
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
-            count(&mut piece.totals, &leaving.frame);
+            count(&mut piece.totals, &{ leaving.frame });
             if self.translates {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }
         } else if self.translates {
-            self.show(piece, &leaving);
+            self.show(piece, leaving);
         }
         if piece.learned.is_some() {
             piece.learned = None;
@@ -259,16 +266,13 @@ impl Sink for Collector<'_, '_> {
         if let Some(golden) = &self.golden
             && !piece.needs_care
         {
-            piece.needs_care |= !self.agrees(golden, piece, &leaving);
+            piece.needs_care |= !self.agrees(golden, piece, leaving);
         }
         if self.output.is_some() {
             pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
             match &piece.learned {
                 Some(bytes) => piece.records.extend_from_slice(bytes),
-                None => {
-                    piece.records.extend_from_slice(leaving.head);
-                    piece.records.extend_from_slice(leaving.tail);
-                }
+                None => leaving.append_to(&mut piece.records),
             }
         }
     }

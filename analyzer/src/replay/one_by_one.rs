@@ -185,7 +185,7 @@ impl Sink for Passing<'_, '_, '_, '_> {
         if let (Some(forwarded), Some(_), Some(Verdict::Forwarded(_))) = (&mut self.forwarded, cause, verdict) {
             forwarded.push(frame.bytes.to_vec());
         }
-        self.collector.frame(self.piece, Leaving { head: frame.bytes, tail: &[], frame });
+        self.collector.frame(self.piece, Leaving::new(frame.bytes, &[], frame));
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {

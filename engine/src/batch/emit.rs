@@ -2,7 +2,7 @@
 
 use super::frames::{Emitted, Leaving, Sink};
 use super::lane::Lane;
-use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, Ways, way_back};
+use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, ServerWay, Ways, way_back};
 use super::word::Outcome;
 use crate::config::{InterfaceId, TunnelKind};
 use crate::director::Arrival;
@@ -10,6 +10,7 @@ use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
 use crate::packet::ipv4::HEADER_LEN as IPV4;
+use crate::rewrite::edit::{ChangeV4, Edit, First};
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
 use crate::rewrite::tunnel::{self, Outer};
@@ -108,6 +109,15 @@ impl Emitter<'_> {
             *packets += 1;
             *bytes += len as u64;
         }
+        let time = arrival.time;
+        let leaving = |interface| EmittedFrame { time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
+        let verdict = if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) };
+        if v4 && let Some((head, edit, interface)) = self.edit(way, packet, answer, service, arrival.interface, (back, head)) {
+            let frame = leaving(interface);
+            sink.frame(piece, Leaving { head, tail: packet, edit: Some(edit), frame });
+            sink.verdict(piece, part, number, verdict);
+            return;
+        }
         let (head, tail, interface) = match way.method {
             Method::Dr => {
                 // Nothing behind the IP header changes.
@@ -134,31 +144,66 @@ impl Emitter<'_> {
             Method::Tunnel { tunnel, source, destination } => {
                 let Ok(mut headers) = Headers::of(packet) else { return };
                 headers.ttl = headers.ttl.saturating_sub(1);
-                let copy_dont_fragment = self.copy_dont_fragment;
-                let outer = Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment };
-                let plain = tunnel.kind == TunnelKind::Ipip && v4;
-                if let Some(fields) = tunnel::outer_ipv4(&headers, tunnel, &outer).filter(|_| plain) {
-                    // Two headers of a fixed length: nothing but moves.
-                    let used = begin_tunnel(head, &way.link, &fields.header(), frame);
-                    hop_of_right(&mut head[used - ip..used]);
-                    (&head[..used], &packet[ip..], way.link.interface)
-                } else {
-                    // Only a checksum over all of it needs more of the inner packet than its header.
-                    let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
-                    let (start, rest) = packet.split_at(if summed { len } else { ip });
-                    inner.clear();
-                    inner.extend_from_slice(start);
-                    hop_of_right(inner);
-                    tunnelled.clear();
-                    tunnelled.extend_from_slice(way.link.header.bytes());
-                    tunnel::encapsulate(inner, &headers, tunnel, &outer, tunnelled);
-                    (&tunnelled[..], rest, way.link.interface)
-                }
+                // Only a checksum over all of it needs more of the inner packet than its header.
+                let summed = tunnel.kind != TunnelKind::Ipip && tunnel::has_checksum(tunnel);
+                let (start, rest) = packet.split_at(if summed { len } else { ip });
+                inner.clear();
+                inner.extend_from_slice(start);
+                hop_of_right(inner);
+                tunnelled.clear();
+                tunnelled.extend_from_slice(way.link.header.bytes());
+                tunnel::encapsulate(inner, &headers, tunnel, &self.outer(source, destination), tunnelled);
+                (&tunnelled[..], rest, way.link.interface)
             }
         };
-        let leaving = EmittedFrame { time: arrival.time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
-        sink.frame(piece, Leaving { head, tail, frame: leaving });
-        sink.verdict(piece, part, number, if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) });
+        sink.frame(piece, Leaving::new(head, tail, leaving(interface)));
+        sink.verdict(piece, part, number, verdict);
+    }
+
+    /// How a packet of IPv4 leaves, if nothing but its first bytes is changed: what stands before it, what is changed in it, and
+    /// where it leaves.
+    #[inline(always)]
+    fn edit<'w>(
+        &self,
+        way: &'w ServerWay,
+        packet: &[u8],
+        answer: bool,
+        service: u32,
+        on: InterfaceId,
+        (back, head): (&'w mut WaysBack, &'w mut [u8; HEAD]),
+    ) -> Option<(&'w [u8], Edit, InterfaceId)> {
+        let first: &First = packet.first_chunk()?;
+        let (link, edit) = match way.method {
+            Method::Dr => (&way.link, Edit::hop(first)),
+            Method::Nat(address, port) => {
+                let (link, end, address, port) = if answer {
+                    let (address, port) = self.ways.face(service)?;
+                    let client = nat::address_of(first, End::Destination)?;
+                    (back.get(self.host, client, on)?, End::Source, address, port)
+                } else {
+                    (&way.link, End::Destination, address, port)
+                };
+                let IpAddr::V4(address) = address else { return None };
+                (link, Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port }))
+            }
+            Method::Tunnel { tunnel, source, destination } => {
+                let plain = tunnel.kind == TunnelKind::Ipip && destination.is_ipv4();
+                let mut headers = Headers::of(packet).ok().filter(|_| plain)?;
+                headers.ttl = headers.ttl.saturating_sub(1);
+                let outer = tunnel::outer_ipv4(&headers, tunnel, &self.outer(source, destination))?.header();
+                let start = way.link.header.len;
+                head[..LINK_HEADER].copy_from_slice(&way.link.header.room);
+                head[start..start + IPV4].copy_from_slice(&outer);
+                return Some((&head[..start + IPV4], Edit::hop(first), way.link.interface));
+            }
+        };
+        Some((link.header.bytes(), edit, link.interface))
+    }
+
+    /// What a tunnel's outer header holds, besides what the packet says.
+    fn outer(&self, source: IpAddr, destination: IpAddr) -> Outer {
+        let copy_dont_fragment = self.copy_dont_fragment;
+        Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment }
     }
 
     /// How much the packets of a part within a range make, before they are made.
@@ -170,14 +215,14 @@ impl Emitter<'_> {
         arrival: impl Fn(usize) -> Option<Arrival<'a>>,
     ) -> Emitted {
         if let Some(added) = self.ways.added
-            && lane.items.len() == numbers.len()
+            && lane.len == numbers.len()
         {
             let frames = numbers.len() as u64;
             return Emitted { frames, bytes: lane.bytes + frames * added };
         }
         let mut emitted = Emitted::default();
         let mut back = WaysBack::new();
-        for item in lane.items.iter().filter(|item| numbers.contains(&(item.number as usize))) {
+        for item in lane.all().filter(|item| numbers.contains(&(item.number as usize))) {
             emitted.frames += 1;
             emitted.bytes += u64::from(item.len);
             emitted.bytes += self.ways.added.unwrap_or_else(|| {
@@ -218,18 +263,4 @@ fn begin(head: &mut [u8; HEAD], link: &LinkWay, frame: &[u8], len: usize) -> usi
         head[start + FIRST..start + len].copy_from_slice(&frame[ETHERNET + FIRST..ETHERNET + len]);
     }
     start + len
-}
-
-/// Puts the link header, the outer header and the header of the frame's packet, all of IPv4, into `head`; returns how many bytes
-/// that is.
-#[inline]
-fn begin_tunnel(head: &mut [u8; HEAD], link: &LinkWay, outer: &[u8; IPV4], frame: &[u8]) -> usize {
-    let start = link.header.len;
-    head[..LINK_HEADER].copy_from_slice(&link.header.room);
-    if let (Some(room), Some(inner)) = (head[start..].first_chunk_mut::<{ 2 * IPV4 }>(), frame[ETHERNET..].first_chunk::<IPV4>())
-    {
-        room[..IPV4].copy_from_slice(outer);
-        room[IPV4..].copy_from_slice(inner);
-    }
-    start + 2 * IPV4
 }

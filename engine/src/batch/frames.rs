@@ -2,6 +2,7 @@
 
 use crate::director::Arrival;
 use crate::output::EmittedFrame;
+use crate::rewrite::edit::{Edit, First};
 use crate::verdict::Verdict;
 use std::ops::Range;
 
@@ -67,8 +68,80 @@ pub struct Leaving<'a> {
     pub head: &'a [u8],
     /// What follows them.
     pub tail: &'a [u8],
+    /// What is changed at the beginning of the tail, which is a packet as it arrived then; there is so much of it.
+    pub edit: Option<Edit>,
     /// All but the bytes: of those, `frame.bytes` holds none.
     pub frame: EmittedFrame<'a>,
+}
+
+impl<'a> Leaving<'a> {
+    /// A frame whose bytes are those of two pieces.
+    #[inline]
+    pub fn new(head: &'a [u8], tail: &'a [u8], frame: EmittedFrame<'a>) -> Leaving<'a> {
+        Leaving { head, tail, edit: None, frame }
+    }
+
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "no frame is empty")]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// What is edited, with what follows.
+    #[inline(always)]
+    fn edited(&self) -> Option<(Edit, &'a First, &'a [u8])> {
+        let (first, rest) = self.tail.split_first_chunk()?;
+        Some((self.edit?, first, rest))
+    }
+
+    /// Whether its bytes are those.
+    #[inline(always)]
+    pub fn equals(&self, expected: &[u8]) -> bool {
+        let Some((head, tail)) = expected.split_at_checked(self.head.len()) else { return false };
+        match (self.edited(), tail.split_first_chunk()) {
+            (Some((edit, first, rest)), Some((expected, others))) => {
+                edit.gives(first, expected) && same(head, self.head) && same(rest, others)
+            }
+            (Some(_), None) => false,
+            (None, _) => head == self.head && tail == self.tail,
+        }
+    }
+
+    /// Appends its bytes.
+    #[inline(always)]
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.head);
+        match self.edited() {
+            Some((edit, first, rest)) => {
+                bytes.extend_from_slice(&edit.apply(first));
+                bytes.extend_from_slice(rest);
+            }
+            None => bytes.extend_from_slice(self.tail),
+        }
+    }
+
+    /// Its bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.append_to(&mut bytes);
+        bytes
+    }
+}
+
+/// Whether bytes are equal, of which there are few most times: then a call costs more than the comparison.
+#[inline(always)]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    /// The first and the last so many bytes, which overlap.
+    fn ends<const N: usize>(bytes: &[u8]) -> Option<([u8; N], [u8; N])> {
+        Some((*bytes.first_chunk()?, *bytes.last_chunk()?))
+    }
+    one.len() == other.len()
+        && match one.len() {
+            4..8 => ends::<4>(one) == ends::<4>(other),
+            8..=16 => ends::<8>(one) == ends::<8>(other),
+            _ => one == other,
+        }
 }
 
 /// Takes what a director emits. Pieces are made in parallel, each by one thread, and collected in order.

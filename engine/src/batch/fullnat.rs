@@ -318,7 +318,7 @@ fn emit<S: Sink>(
     let frame =
         EmittedFrame { time: arrival.time, interface: way.interface, bytes: &[], drawn: field.as_slice(), late: false, cut: 0 };
     let tail = arrival.frame.get(made.head..ETHERNET + made.length)?;
-    sink.frame(piece, Leaving { head: head.get(..made.head)?, tail, frame });
+    sink.frame(piece, Leaving::new(head.get(..made.head)?, tail, frame));
     Some(Verdict::Forwarded(Forwarded { service: way.service, server: leaves.server, new: leaves.new }))
 }
 

@@ -8,10 +8,9 @@
 use crate::config::{Family, InterfaceId, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::time::Nanos;
-use crate::track::{ClientHash, OtherHash, SHARDS};
+use crate::track::{ClientHash, Fingerprint, OtherHash, SHARDS};
 use foldhash::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::Range;
 
 const ETHERNET: usize = 14;
 /// TCP flag bits.
@@ -28,6 +27,8 @@ pub(super) struct Item {
     pub time: Nanos,
     /// The client: its IPv4 address, or the place of its IPv6 address in [`Lane::clients`].
     pub client: u32,
+    /// What its connection is found by.
+    pub fingerprint: Fingerprint,
     /// The frame's number in its part.
     pub number: u32,
     /// The client's port, host order.
@@ -40,6 +41,8 @@ pub(super) struct Item {
     pub flags: u8,
     /// The shard of the connection table.
     pub shard: u8,
+    /// It comes from a real server.
+    pub answers: bool,
 }
 
 /// The addresses whose packets are in lane: services, then real servers whose answers are translated.
@@ -125,10 +128,14 @@ pub(super) struct Port {
 /// What a part of a window holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lane {
-    /// Packets in lane, by shard and within a shard in order; or all in order (see [`Rules::by_shard`]).
+    /// Packets in lane in order; none if they are kept by shard (see [`Rules::by_shard`]).
     pub items: Vec<Item>,
-    /// Where each shard's items end.
-    pub ends: Vec<u32>,
+    /// Those of each shard, in order.
+    shards: Vec<Vec<Item>>,
+    /// How many items the shards before each one have.
+    before: Vec<usize>,
+    /// How many packets are in lane.
+    pub len: usize,
     /// Numbers of the frames that are not in lane, in order.
     pub others: Vec<u32>,
     /// IPv6 clients.
@@ -142,16 +149,15 @@ pub(super) struct Lane {
 /// What one thread needs to fill lanes, whichever they are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// Packets in lane in order.
-    unsorted: Vec<Item>,
     v4: Known<u32>,
     v6: Known<u128>,
+    alike: Option<Alike>,
 }
 
 impl Scratch {
     /// Forgets what depends on the director.
     pub fn forget(&mut self) {
-        (self.v4, self.v6) = Default::default();
+        (self.v4, self.v6, self.alike) = Default::default();
     }
 }
 
@@ -219,15 +225,19 @@ impl Address for u128 {
 const SOURCES: usize = 1024;
 
 impl Lane {
-    /// Where the items of a shard stand.
-    pub fn shard(&self, shard: usize) -> Range<usize> {
-        let from = if shard == 0 { 0 } else { self.ends.get(shard - 1).copied().unwrap_or(0) };
-        from as usize..self.ends.get(shard).copied().unwrap_or(0) as usize
+    /// The items of a shard, and how many those before it have.
+    pub fn shard(&self, shard: usize) -> (&[Item], usize) {
+        (self.shards.get(shard).map_or(&[], |items| items), self.before.get(shard).copied().unwrap_or(0))
     }
 
     /// How many frames the part has, in lane or not.
     pub fn frames(&self) -> usize {
-        self.items.len() + self.others.len()
+        self.len + self.others.len()
+    }
+
+    /// All items, in the order of shards.
+    pub fn all(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().chain(self.shards.iter().flatten())
     }
 
     /// The client of an item.
@@ -246,58 +256,42 @@ impl Lane {
         frames: impl Iterator<Item = Option<Arrival<'a>>>,
         rules: &Rules<'_, G, W>,
     ) {
-        let Scratch { unsorted, v4, v6 } = scratch;
+        let Scratch { v4, v6, alike } = scratch;
         self.others.clear();
-        unsorted.clear();
         self.clients.clear();
+        self.items.clear();
+        self.shards.resize_with(SHARDS, Vec::new);
+        self.shards.iter_mut().for_each(Vec::clear);
         let mut bytes = 0;
-        let mut counts = [0; SHARDS];
         let mut latest = Nanos(0);
         for (number, arrival) in frames.enumerate() {
             let item = match arrival {
                 // What steps back in time is not in lane.
                 Some(arrival) if arrival.time >= latest => {
                     latest = arrival.time;
-                    rules.item(&arrival, v4, v6, &mut self.clients)
+                    match alike {
+                        Some(alike) if alike.fits(&arrival) => rules.item_alike(number as u32, &arrival, alike, v4),
+                        _ => rules.item(&arrival, v4, v6, alike, &mut self.clients).map(|item| item.numbered(number as u32)),
+                    }
                 }
                 _ => None,
             };
             match item {
                 Some(item) => {
-                    counts[usize::from(item.shard)] += 1;
                     bytes += u64::from(item.len);
-                    unsorted.push(Item { number: number as u32, ..item });
+                    let items = self.shards.get_mut(usize::from(item.shard)).filter(|_| rules.by_shard);
+                    items.unwrap_or(&mut self.items).push(item);
                 }
                 None => self.others.push(number as u32),
             }
         }
         self.bytes = bytes;
-        if rules.by_shard {
-            self.sort(unsorted, counts);
-        } else {
-            self.ends.clear();
-            std::mem::swap(&mut self.items, unsorted);
+        self.before.clear();
+        self.len = self.items.len();
+        for items in &self.shards {
+            self.before.push(self.len);
+            self.len += items.len();
         }
-    }
-
-    /// Puts the items in order of shard, of which there are so many each.
-    fn sort(&mut self, unsorted: &[Item], mut counts: [u32; SHARDS]) {
-        let mut at = 0;
-        for count in &mut counts {
-            // Each entry is first where its shard begins, and has moved to where it ends when all items are placed.
-            at += std::mem::replace(count, at);
-        }
-        self.items.resize(unsorted.len(), Item::default());
-        let items = &mut self.items[..];
-        for item in unsorted {
-            let place = &mut counts[usize::from(item.shard)];
-            if let Some(room) = items.get_mut(*place as usize) {
-                *room = *item;
-            }
-            *place += 1;
-        }
-        self.ends.clear();
-        self.ends.extend_from_slice(&counts);
     }
 }
 
@@ -339,12 +333,13 @@ impl Ports {
 
 impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u32>> Rules<'_, G, W> {
     /// Reads a frame; none if it is not in lane. The item's number is the caller's.
-    #[inline(always)]
+    #[inline(never)]
     fn item(
         &self,
         arrival: &Arrival<'_>,
         v4: &mut Known<u32>,
         v6: &mut Known<u128>,
+        alike: &mut Option<Alike>,
         clients: &mut Vec<Ipv6Addr>,
     ) -> Option<Item> {
         let frame = arrival.frame;
@@ -366,7 +361,9 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
                 let destination = u32::from_be_bytes([header[30], header[31], header[32], header[33]]);
                 let dont_fragment = header[20] & 0x40 != 0;
                 let client = |client| client;
-                (self.place(v4, arrival, (source, destination), ports, len, dont_fragment, client)?.with(flags), len)
+                let item = self.place(v4, arrival, (source, destination), ports, len, dont_fragment, client)?.with(flags);
+                *alike = self.ends.facts(item.end).and_then(|end| Alike::to(arrival, header, port, item.end, end));
+                (item, len)
             }
             [0x86, 0xdd, first] if first >> 4 == 6 => {
                 let payload = usize::from(u16::from_be_bytes([header[18], header[19]]));
@@ -388,34 +385,77 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
         (ETHERNET + len <= frame.len() && len <= port.mtu as usize).then_some(item)
     }
 
+    /// Reads a frame that is like one that was in lane: what [`Rules::item`] gives, for less.
+    #[inline(always)]
+    fn item_alike(&self, number: u32, arrival: &Arrival<'_>, alike: &Alike, v4: &mut Known<u32>) -> Option<Item> {
+        let frame = arrival.frame;
+        let header = frame.first_chunk::<54>()?;
+        let len = u16::from_be_bytes([header[16], header[17]]);
+        let transport = usize::from(len).checked_sub(20)?;
+        let whole = arrival.wire_len as usize == frame.len() && ETHERNET + usize::from(len) <= frame.len();
+        if !whole || frame.len() > alike.longest_frame || u32::from(len) > alike.mtu || header[22] < 2 {
+            return None;
+        }
+        let dont_fragment = header[20] & 0x40 != 0;
+        if !checksum_is_right(header) || alike.facts.dont_fragment && !dont_fragment {
+            return None;
+        }
+        let flags = if alike.facts.tcp {
+            self.tcp(header[34..].first_chunk()?, transport)?
+        } else {
+            self.udp(header[34..].first_chunk()?, transport)?
+        };
+        let source = u32::from_be_bytes([header[26], header[27], header[28], header[29]]);
+        let port = u16::from_be_bytes([header[34], header[35]]);
+        if is_apart(port) || !self.comes_well(v4, source, arrival.interface) {
+            return None;
+        }
+        let hash = ClientHash::of_v4(source, port);
+        let fingerprint = hash.with(alike.facts.hash);
+        let (time, shard) = (arrival.time, hash.shard());
+        Some(Item { time, client: source, fingerprint, number, port, end: alike.end, len, flags, shard, answers: false })
+    }
+
     /// Ports and TCP flags from a transport header with what follows it, which has that length in all.
     #[inline(always)]
     fn transport(&self, header: &[u8], protocol: u8, length: usize) -> Option<(Ports, u8)> {
         let flags = match Protocol(protocol) {
-            Protocol::TCP => {
-                let header = header.first_chunk::<20>()?;
-                let words = usize::from(header[12] >> 4);
-                if words < 5 || words * 4 > length {
-                    return None;
-                }
-                header[13]
-            }
-            Protocol::UDP => {
-                let header = header.first_chunk::<8>()?;
-                if usize::from(u16::from_be_bytes([header[4], header[5]])) != length || length < 8 {
-                    return None;
-                }
-                // Without a checksum, translation has rules of its own.
-                if self.ends.has_servers() && header[6] == 0 && header[7] == 0 {
-                    return None;
-                }
-                0
-            }
+            Protocol::TCP => self.tcp(header.first_chunk()?, length)?,
+            Protocol::UDP => self.udp(header.first_chunk()?, length)?,
             _ => return None,
         };
         let &[source_high, source_low, high, low] = header.first_chunk::<4>()?;
         let source = u16::from_be_bytes([source_high, source_low]);
         Some((Ports { source, destination: u16::from_be_bytes([high, low]), protocol }, flags))
+    }
+
+    /// The flags of a TCP header that with what follows it has that length.
+    #[inline(always)]
+    fn tcp(&self, header: &[u8; 20], length: usize) -> Option<u8> {
+        let words = usize::from(header[12] >> 4);
+        (words >= 5 && words * 4 <= length).then_some(header[13])
+    }
+
+    /// The same for UDP, which has no flags.
+    #[inline(always)]
+    fn udp(&self, header: &[u8; 8], length: usize) -> Option<u8> {
+        let is_whole = usize::from(u16::from_be_bytes([header[4], header[5]])) == length && length >= 8;
+        // Without a checksum, translation has rules of its own.
+        let has_checksum = !self.ends.has_servers() || header[6] != 0 || header[7] != 0;
+        (is_whole && has_checksum).then_some(0)
+    }
+
+    /// Whether packets from an address may come in there.
+    #[inline(always)]
+    fn comes_well<A: Address>(&self, known: &mut Known<A>, source: A, on: InterfaceId) -> bool {
+        if known.is_good(source, on) {
+            return true;
+        }
+        let is_good = (self.source_is_good)(source.ip(), on);
+        if is_good {
+            known.keep(source, on);
+        }
+        is_good
     }
 
     /// Finds the end that a packet goes to or comes from, and whether its addresses are good.
@@ -440,22 +480,19 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
             return None;
         }
         let (client, port) = if facts.answers { (destination, ports.destination) } else { (source, ports.source) };
-        // Client ports that IPVS treats apart.
-        if matches!(port, 0 | 20) {
+        if is_apart(port) {
             return None;
         }
         if facts.answers && (self.way_back)(client.ip(), arrival.interface).is_none_or(|mtu| len > mtu as usize) {
             return None;
         }
-        if !known.is_good(source, arrival.interface) {
-            if !(self.source_is_good)(source.ip(), arrival.interface) {
-                return None;
-            }
-            known.keep(source, arrival.interface);
+        if !self.comes_well(known, source, arrival.interface) {
+            return None;
         }
-        let shard = client.hash(port).shard();
+        let hash = client.hash(port);
+        let (shard, fingerprint) = (hash.shard(), hash.with(facts.hash));
         let (client, len) = (store(client), u16::try_from(len).ok()?);
-        Some(Item { time: arrival.time, client, number: 0, port, end, len, flags: 0, shard })
+        Some(Item { time: arrival.time, client, fingerprint, number: 0, port, end, len, flags: 0, shard, answers: facts.answers })
     }
 
     /// The place of the service that it goes to, or of the real server that it comes from.
@@ -478,6 +515,66 @@ impl Item {
     #[inline]
     fn with(self, flags: u8) -> Item {
         Item { flags, ..self }
+    }
+
+    fn numbered(self, number: u32) -> Item {
+        Item { number, ..self }
+    }
+}
+
+/// Client ports that IPVS treats apart.
+#[inline]
+fn is_apart(port: u16) -> bool {
+    matches!(port, 0 | 20)
+}
+
+/// What packets of IPv4 to one service have in common: most packets are like the one before, and need not be read anew.
+#[derive(Clone, Debug)]
+struct Alike {
+    interface: InterfaceId,
+    /// What [`Alike::words`] gives.
+    words: [u64; 4],
+    longest_frame: usize,
+    mtu: u32,
+    /// The place of the service in [`Ends`], and what is known of it.
+    end: u16,
+    facts: Facts,
+}
+
+impl Alike {
+    /// Like a packet in lane to a service; none if it comes from a server.
+    fn to(arrival: &Arrival<'_>, header: &[u8; 54], port: &Port, end: u16, facts: &Facts) -> Option<Alike> {
+        let &Port { longest_frame, mtu, .. } = port;
+        let (interface, words) = (arrival.interface, Alike::words(header));
+        (!facts.answers).then_some(Alike { interface, words, longest_frame, mtu, end, facts: *facts })
+    }
+
+    /// What is the same in all of them: the Ethernet address that they go to, the type; that they are IPv4 without options and
+    /// no fragments; the protocol, the address and the port that they go to.
+    #[inline(always)]
+    fn words(header: &[u8; 54]) -> [u64; 4] {
+        const PLACES: [(usize, [u8; 8]); 4] = [
+            (0, [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]),
+            (12, [0xff, 0xff, 0xff, 0, 0, 0, 0, 0]),
+            // DF may be set or not.
+            (20, [0xbf, 0xff, 0, 0xff, 0, 0, 0, 0]),
+            (30, [0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff]),
+        ];
+        let word = |place: usize| {
+            let (at, mask) = PLACES[place];
+            let word = header[at..].first_chunk().copied().unwrap_or_default();
+            u64::from_ne_bytes(word) & u64::from_ne_bytes(mask)
+        };
+        [word(0), word(1), word(2), word(3)]
+    }
+
+    #[inline(always)]
+    fn fits(&self, arrival: &Arrival<'_>) -> bool {
+        let Some(header) = arrival.frame.first_chunk() else { return false };
+        // Written out: of a comparison of arrays the compiler makes one of memory, which waits until all of it is written.
+        let ([one, two, three, four], own) = (Alike::words(header), self.words);
+        let differences = one ^ own[0] | two ^ own[1] | three ^ own[2] | four ^ own[3];
+        self.interface == arrival.interface && differences == 0
     }
 }
 

@@ -270,7 +270,7 @@ impl Batch {
         let mut base = 0;
         for lane in &mut self.lanes {
             lane.base = base;
-            base += lane.items.len();
+            base += lane.len;
         }
         if self.found.len() < base {
             self.found.resize_with(base, AtomicU64::default);
@@ -340,7 +340,7 @@ impl Batch {
             for frame in self.out.frames() {
                 emitted.frames += 1;
                 emitted.bytes += frame.bytes.len() as u64;
-                sink.frame(&mut piece, Leaving { head: frame.bytes, tail: &[], frame });
+                sink.frame(&mut piece, Leaving::new(frame.bytes, &[], frame));
             }
             sink.verdict(&mut piece, part, number, verdict);
             self.handled.serial += 1;

@@ -11,14 +11,13 @@ use super::way::Ways;
 use super::word::{LONGEST_RUN, UNBOUND, Word};
 use crate::config::Family;
 use crate::time::Nanos;
-use crate::track::{
-    ClientHash, ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, SHARDS, Shard, StateRules, TransportEvent,
-};
+use crate::track::{ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, SHARDS, Shard, StateRules, TransportEvent};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Segments whose packets are looked up together, so that memory answers many questions at once.
-const SEGMENTS: usize = 32;
+/// So many packets before one is followed memory is asked for what is needed of its connection, and as many before that for what
+/// is needed of the index to find it. A processor forgets questions if it is asked too many at once.
+const AHEAD: usize = 16;
 
 /// What a shard of the table did in a run.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +28,6 @@ pub(super) struct ShardRun {
     pub timers: Vec<(u32, Nanos, ConnectionId)>,
     /// What it takes to go back.
     journal: Vec<Before>,
-    /// Room for what packets look for.
-    wanted: Vec<Wanted>,
 }
 
 /// A connection that a run opened.
@@ -94,31 +91,16 @@ impl Stretch<'_> {
     /// Those that are in one part.
     fn segment(&self, shard: usize, part: usize) -> Option<Segment<'_>> {
         let (lane, start) = (self.lanes.get(part)?, self.starts.get(part)?);
-        let own = lane.shard(shard);
+        let (own, before) = lane.shard(shard);
         let (from, to) = if *start >= self.range.start && start + lane.frames() <= self.range.end {
             (0, own.len())
         } else {
-            let items = lane.items.get(own.clone())?;
-            let place = |number: usize| items.partition_point(|item| start + (item.number as usize) < number);
+            let place = |number: usize| own.partition_point(|item| start + (item.number as usize) < number);
             (place(self.range.start), place(self.range.end))
         };
-        let within = own.start + from..own.start + to;
-        let place = lane.base + within.start;
-        let items = lane.items.get(within).filter(|items| !items.is_empty())?;
+        let place = lane.base + before + from;
+        let items = own.get(from..to).filter(|items| !items.is_empty())?;
         Some(Segment { lane, items, place, offset: *start as i64 - self.range.start as i64 })
-    }
-}
-
-impl Segment<'_> {
-    /// What the connection of an item is found by.
-    #[inline]
-    fn fingerprint(&self, item: &Item, ends: &Ends) -> Fingerprint {
-        let Some(end) = ends.facts(item.end) else { return Fingerprint::default() };
-        let client = match end.family {
-            Family::Ipv4 => ClientHash::of_v4(item.client, item.port),
-            Family::Ipv6 => ClientHash::of(self.lane.client(item, Family::Ipv6), item.port),
-        };
-        client.with(end.hash)
     }
 }
 
@@ -159,8 +141,8 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
 pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) {
     let range = stretch.range.start..stretch.range.start + done;
     context.hands.map(stretch.parts(), |part| {
-        let (Some(lane), Some(start)) = (stretch.lanes.get(part), stretch.starts.get(part)) else { return };
-        let put = |items: &[Item], place: usize| {
+        let Some(start) = stretch.starts.get(part) else { return };
+        for Segment { items, place, .. } in (0..SHARDS).filter_map(|shard| stretch.segment(shard, part)) {
             for (item, found) in items.iter().zip(context.found.get(place..).unwrap_or_default()) {
                 let number = start + item.number as usize;
                 if range.contains(&number)
@@ -169,24 +151,15 @@ pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: u
                     outcome.store(found.load(Ordering::Relaxed), Ordering::Relaxed);
                 }
             }
-        };
-        if range.len() >= lane.frames() {
-            put(&lane.items, lane.base);
-        } else {
-            // Of a short run: only its own.
-            for segment in (0..SHARDS).filter_map(|shard| stretch.segment(shard, part)) {
-                put(segment.items, segment.place);
-            }
         }
     });
 }
 
-/// What a packet looks for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wanted {
-    fingerprint: Fingerprint,
-    /// The slot of the first entry with that fingerprint: nearly always the right one, if there is one at all.
-    candidate: u32,
+/// Where the packet of a client goes.
+struct Way {
+    /// The longest IP packet that may.
+    longest: u32,
+    word: Word,
 }
 
 /// A packet of a shard.
@@ -217,44 +190,44 @@ impl ShardRun {
         let segments: Vec<Segment<'_>> = stretch.segments(number).collect();
         let packets = segments.iter().map(|segment| segment.items.len()).sum();
         self.journal.reserve(packets);
-        // Memory is asked first for what is needed of the index, then of the entries, of many packets at a time.
-        let mut wanted = std::mem::take(&mut self.wanted);
-        for segments in segments.chunks(SEGMENTS) {
-            wanted.clear();
-            for segment in segments {
-                for item in segment.items {
-                    let fingerprint = segment.fingerprint(item, context.ends);
-                    let answers = context.ends.facts(item.end).is_some_and(|end| end.answers);
-                    shard.prefetch_index(fingerprint, answers);
-                    wanted.push(Wanted { fingerprint, candidate: u32::from(answers) });
+        let items = || segments.iter().flat_map(|segment| segment.items);
+        let (mut asked, mut sought) = (items(), items());
+        let ask = |shard: &Shard, item: &Item| shard.prefetch_index(item.fingerprint, item.answers);
+        let seek = |shard: &Shard, item: &Item| {
+            let candidate = shard.candidate(item.fingerprint, item.answers);
+            shard.prefetch(candidate);
+            candidate
+        };
+        asked.by_ref().take(2 * AHEAD).for_each(|item| ask(shard, item));
+        // Of each packet that was sought the slot of the first entry with its fingerprint: nearly always the right one, if there
+        // is one at all.
+        let mut candidates = [0; AHEAD];
+        candidates.iter_mut().zip(sought.by_ref()).for_each(|(candidate, item)| *candidate = seek(shard, item));
+        let mut turn = 0;
+        for segment in &segments {
+            let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
+            for (item, found) in segment.items.iter().zip(found) {
+                let candidate = candidates[turn % AHEAD];
+                if let Some(item) = asked.next() {
+                    ask(shard, item);
                 }
-            }
-            for wanted in &mut wanted {
-                wanted.candidate = shard.candidate(wanted.fingerprint, wanted.candidate != 0);
-                shard.prefetch(wanted.candidate);
-            }
-            let mut rest = &wanted[..];
-            for segment in segments {
-                let (wanted, others) = rest.split_at(segment.items.len());
-                rest = others;
-                let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
-                for ((wanted, item), found) in wanted.iter().zip(segment.items).zip(found) {
-                    let at = (segment.offset + i64::from(item.number)) as u32;
-                    // Another shard may have found an odd packet before this one: what follows is done again anyway.
-                    if at >= first_odd.load(Ordering::Relaxed) {
-                        self.wanted = Vec::new();
-                        return;
-                    }
-                    let packet = Packet { item, lane: segment.lane, number: at };
-                    let Some(word) = self.step(number, shard, wanted, packet, context) else {
-                        first_odd.fetch_min(at, Ordering::Relaxed);
-                        return;
-                    };
-                    found.store(word.0, Ordering::Relaxed);
+                if let Some(item) = sought.next() {
+                    candidates[turn % AHEAD] = seek(shard, item);
                 }
+                turn += 1;
+                let at = (segment.offset + i64::from(item.number)) as u32;
+                // Another shard may have found an odd packet before this one: what follows is done again anyway.
+                if at >= first_odd.load(Ordering::Relaxed) {
+                    return;
+                }
+                let packet = Packet { item, lane: segment.lane, number: at };
+                let Some(word) = self.step(number, shard, candidate, packet, context) else {
+                    first_odd.fetch_min(at, Ordering::Relaxed);
+                    return;
+                };
+                found.store(word.0, Ordering::Relaxed);
             }
         }
-        self.wanted = wanted;
     }
 
     /// Takes one packet; none if it is not plain.
@@ -263,57 +236,65 @@ impl ShardRun {
         &mut self,
         number: usize,
         shard: &mut Shard,
-        wanted: &Wanted,
+        candidate: u32,
         packet: Packet<'_>,
         context: &Context<'_>,
     ) -> Option<Word> {
         let item = packet.item;
         let end = context.ends.facts(item.end)?;
-        if end.answers {
-            return self.answer(shard, wanted.fingerprint, packet, end, context);
+        if item.answers {
+            return self.answer(shard, packet, end, context);
         }
-        let event = packet.event(end);
-        let client = packet.lane.client(item, end.family);
-        let fits = |opened: &[Opened], shard: &Shard, slot: u32, entry: &Entry| {
-            let place = match entry.binding & UNBOUND {
-                0 => context.ways.binding(entry.binding).map(|way| way.end),
-                _ => opened.get((entry.binding & !UNBOUND) as usize).map(|opened| opened.end),
-            };
-            place == Some(item.end) && entry.is_found() && shard.has_client(slot, entry, client, item.port)
-        };
-        let mut slot = wanted.candidate;
-        if !shard.entry(slot).is_some_and(|entry| fits(&self.opened, shard, slot, entry)) {
+        let mut slot = candidate;
+        let way = match self.way_of(shard, slot, packet, end, context) {
+            Some(way) => way,
             // Another one with its fingerprint, or one that a packet of its group added.
-            match shard.find_client(wanted.fingerprint, |slot, entry| fits(&self.opened, shard, slot, entry)) {
-                Some(found) => slot = found,
-                None => return self.open(number, shard, wanted.fingerprint, packet, event, context),
-            }
-        }
-        let entry = shard.entry(slot)?;
-        let binding = entry.binding;
-        let (longest, word) = if binding & UNBOUND == 0 {
-            (context.ways.binding(binding)?.longest, Word(Word::REQUEST | u64::from(binding)))
-        } else {
-            let word = Word::fresh(self.opened.get((binding & !UNBOUND) as usize)?.number);
-            (context.ways.service(item.end)?.longest, word)
+            None => match shard.find_client(item.fingerprint, |slot, _| self.way_of(shard, slot, packet, end, context).is_some())
+            {
+                Some(found) => {
+                    slot = found;
+                    self.way_of(shard, slot, packet, end, context)?
+                }
+                None => return self.open(number, shard, packet, end, context),
+            },
         };
-        if event.opens() || entry.expires <= item.time || u32::from(item.len) > longest {
+        let entry = shard.at(slot)?;
+        let event = packet.event(end);
+        if event.opens() || entry.expires <= item.time || u32::from(item.len) > way.longest {
             return None;
         }
-        Some(word.changing(self.advance(shard, slot, Direction::Input, event, packet, &context.rules)))
+        let (active, look) = self.advance(entry, slot, Direction::Input, event, packet, &context.rules);
+        if let Some(look) = look {
+            self.timers.push((packet.number, look, shard.id(slot)));
+        }
+        Some(way.word.changing(active))
+    }
+
+    /// Where the packet of a client goes, if the entry in a slot is its connection.
+    #[inline(always)]
+    fn way_of(&self, shard: &Shard, slot: u32, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Way> {
+        let item = packet.item;
+        let entry = shard.entry(slot)?;
+        let is_clients = match end.family {
+            Family::Ipv4 => entry.is_of_v4(item.client, item.port),
+            Family::Ipv6 => shard.has_client(slot, entry, packet.lane.client(item, end.family), item.port),
+        };
+        if !is_clients || !entry.is_found() {
+            return None;
+        }
+        if entry.binding & UNBOUND == 0 {
+            let way = context.ways.binding(entry.binding).filter(|way| way.end == item.end)?;
+            return Some(Way { longest: way.longest, word: Word(Word::REQUEST | u64::from(entry.binding)) });
+        }
+        let opened = self.opened.get((entry.binding & !UNBOUND) as usize).filter(|opened| opened.end == item.end)?;
+        Some(Way { longest: context.ways.service(item.end)?.longest, word: Word::fresh(opened.number) })
     }
 
     /// Opens a connection; none if the packet does not, or not here.
     #[inline(never)]
-    fn open(
-        &mut self,
-        number: usize,
-        shard: &mut Shard,
-        fingerprint: Fingerprint,
-        Packet { item, lane, number: at }: Packet<'_>,
-        event: TransportEvent,
-        context: &Context<'_>,
-    ) -> Option<Word> {
+    fn open(&mut self, number: usize, shard: &mut Shard, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Word> {
+        let Packet { item, lane, number: at } = packet;
+        let event = packet.event(end);
         let service = context.ways.service(item.end)?;
         let may_open = match event {
             TransportEvent::Tcp(flags) => flags & RST == 0 && (flags & SYN != 0 || context.sloppy),
@@ -323,12 +304,12 @@ impl ShardRun {
         if !may_open || u32::from(item.len) > service.longest || place >= LONGEST_RUN {
             return None;
         }
-        let client = lane.client(item, context.ends.facts(item.end)?.family);
+        let client = lane.client(item, end.family);
         let mut entry = Entry::opening(item.port, UNBOUND | place as u32, service.nat);
         let advance = entry.advance(Direction::Input, event, &context.rules);
         let look = entry.restart(item.time);
+        let (fingerprint, end, time) = (item.fingerprint, item.end, item.time);
         let slot = shard.add(fingerprint, client, entry);
-        let (end, time) = (item.end, item.time);
         self.opened.push(Opened { time, number: at, slot, fingerprint, end });
         if let Some(look) = look {
             self.timers.push((at, look, shard.id(slot)));
@@ -337,41 +318,38 @@ impl ShardRun {
     }
 
     #[inline]
-    fn answer(
-        &mut self,
-        shard: &mut Shard,
-        fingerprint: Fingerprint,
-        packet: Packet<'_>,
-        end: &Facts,
-        context: &Context<'_>,
-    ) -> Option<Word> {
-        let client = packet.lane.client(packet.item, end.family);
+    fn answer(&mut self, shard: &mut Shard, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Word> {
+        let item = packet.item;
+        let client = packet.lane.client(item, end.family);
         let fits = |slot, entry: &Entry| {
             let way = context.ways.binding(entry.binding);
-            way.is_some_and(|way| way.answers == packet.item.end) && shard.has_client(slot, entry, client, packet.item.port)
+            way.is_some_and(|way| way.answers == item.end) && shard.has_client(slot, entry, client, item.port)
         };
-        let slot = shard.find_server(fingerprint, fits)?;
-        let entry = shard.entry(slot)?;
+        let slot = shard.find_server(item.fingerprint, fits)?;
+        let entry = shard.at(slot)?;
         let binding = entry.binding;
-        if entry.expires <= packet.item.time || !context.ways.binding(binding)?.returns {
+        if entry.expires <= item.time || !context.ways.binding(binding)?.returns {
             return None;
         }
-        let active = self.advance(shard, slot, Direction::Output, packet.event(end), packet, &context.rules);
+        let (active, look) = self.advance(entry, slot, Direction::Output, packet.event(end), packet, &context.rules);
+        if let Some(look) = look {
+            self.timers.push((packet.number, look, shard.id(slot)));
+        }
         Some(Word(Word::ANSWER | u64::from(binding)).changing(active))
     }
 
-    /// A packet of an entry passes; returns by how much its server's active connections change.
+    /// A packet of the entry in a slot passes; returns by how much its server's active connections change, and when to look at
+    /// the entry, if nobody would look in time otherwise.
     #[inline(always)]
     fn advance(
         &mut self,
-        shard: &mut Shard,
+        entry: &mut Entry,
         slot: u32,
         direction: Direction,
         event: TransportEvent,
         packet: Packet<'_>,
         rules: &StateRules,
-    ) -> i32 {
-        let Some(entry) = shard.at(slot) else { return 0 };
+    ) -> (i32, Option<Nanos>) {
         self.journal.push(Before {
             expires: entry.expires,
             number: packet.number,
@@ -381,10 +359,7 @@ impl ShardRun {
             flags: entry.flags,
         });
         let advance = entry.advance(direction, event, rules);
-        if let Some(look) = entry.restart(packet.item.time) {
-            self.timers.push((packet.number, look, shard.id(slot)));
-        }
-        advance.active
+        (advance.active, entry.restart(packet.item.time))
     }
 
     /// Takes back what packets from number `done` on did.

@@ -50,7 +50,7 @@ impl Sink for Collected {
         piece.1.push(Seen::Frame {
             time: frame.time,
             interface: frame.interface,
-            bytes: [leaving.head, leaving.tail].concat(),
+            bytes: leaving.to_vec(),
             drawn: frame.drawn.to_vec(),
             late: frame.late,
             cut: frame.cut,

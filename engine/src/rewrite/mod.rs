@@ -5,6 +5,7 @@
 //! needs no second copy. A packet of which the end was not captured is rewritten as far as it goes.
 
 pub mod dr;
+pub mod edit;
 pub mod ftp;
 pub mod icmp;
 pub mod local;

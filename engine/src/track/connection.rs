@@ -296,6 +296,12 @@ impl Entry {
         !self.flags.intersects(EntryFlags::HIDDEN.union(EntryFlags::NO_CLIENT_PORT).union(EntryFlags::TEMPLATE))
     }
 
+    /// Whether it has that client of IPv4.
+    #[inline]
+    pub fn is_of_v4(&self, client: u32, client_port: u16) -> bool {
+        self.client == client && self.client_port == client_port && !self.flags.contains(EntryFlags::WIDE)
+    }
+
     /// A packet passed: the protocol's state moves on, and with it the timeout (section 4).
     #[inline(always)]
     pub fn advance(&mut self, direction: Direction, event: TransportEvent, rules: &StateRules) -> Advance {

@@ -1,7 +1,9 @@
-//! An index of the connection table: slots of entries by fingerprint, in open addressing with linear probing.
+//! An index of the connection table: slots of entries by fingerprint, in a hash table whose buckets are lines of a processor's
+//! cache, eight places each. A fingerprint's slot stands in its home line, or in one of those that follow it if all before are full.
 //!
-//! It is no general hash table because of what batch needs of it: to look at the places of several fingerprints before any of
-//! them is searched, so that memory brings them all at once. A library's table was tried first (docs/benchmarks.md).
+//! It is no general hash table because of what batch needs of it: to ask memory for the lines of many fingerprints before any of
+//! them is searched, so that it brings them all at once; and then to find each in the line that was asked for, nearly always, for
+//! the next one would have to be waited for. A library's table was tried first (docs/benchmarks.md).
 
 use prefetch_index::prefetch_index;
 
@@ -12,32 +14,83 @@ pub struct Fingerprint(pub u32);
 /// Slots by fingerprint. Several may have the same.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    /// Fingerprint (upper half) and slot. As many as a power of two, or none at all.
-    cells: Vec<u64>,
+    /// As many as a power of two, or none at all.
+    lines: Vec<Line>,
     len: usize,
 }
 
-const FEWEST: usize = 16;
+/// Places of a line.
+const PLACES: usize = 8;
 
-/// No cell of a slot: there are fewer of those. It is not 0, because memory that the system has yet to fill with zeros and that
-/// is read before it is written costs two page faults instead of one, the second of which stops all threads.
-const EMPTY: u64 = u64::MAX;
+/// Some slots with their fingerprints. Those in use come first.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Line {
+    fingerprints: [u32; PLACES],
+    slots: [u32; PLACES],
+}
 
-fn cell(fingerprint: Fingerprint, slot: u32) -> u64 {
-    u64::from(fingerprint.0) << 32 | u64::from(slot)
+const _: () = assert!(size_of::<Line>() == 64);
+
+const FEWEST_LINES: usize = 2;
+
+/// No slot: there are fewer of those. It is not 0, because memory that the system has yet to fill with zeros and that is read
+/// before it is written costs two page faults instead of one, the second of which stops all threads.
+const EMPTY: u32 = u32::MAX;
+
+impl Line {
+    const UNUSED: Line = Line { fingerprints: [0; PLACES], slots: [EMPTY; PLACES] };
+
+    /// The places of a fingerprint, a bit each; perhaps some that are not in use, too.
+    #[inline]
+    fn places_of(&self, fingerprint: u32) -> u32 {
+        const BITS: [u32; PLACES] = [1, 2, 4, 8, 16, 32, 64, 128];
+        let mut places = [0; PLACES];
+        for ((place, own), bit) in places.iter_mut().zip(&self.fingerprints).zip(BITS) {
+            *place = if *own == fingerprint { bit } else { 0 };
+        }
+        places.iter().sum()
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.slots[PLACES - 1] != EMPTY
+    }
+
+    /// How many places are in use.
+    #[inline]
+    fn len(&self) -> usize {
+        self.slots.iter().filter(|slot| **slot != EMPTY).count()
+    }
+
+    /// Takes a place's content out.
+    fn take(&mut self, place: usize) -> (u32, u32) {
+        let last = self.len() - 1;
+        let taken = (self.fingerprints[place], self.slots[place]);
+        self.fingerprints[place] = self.fingerprints[last];
+        self.slots[place] = self.slots[last];
+        self.slots[last] = EMPTY;
+        taken
+    }
 }
 
 impl Index {
-    /// Where the search for a fingerprint begins.
+    /// What makes the number of a line of any number.
+    #[inline]
+    fn mask(&self) -> usize {
+        self.lines.len().wrapping_sub(1)
+    }
+
+    /// The line where the search for a fingerprint begins.
     #[inline]
     fn home(&self, fingerprint: u32) -> usize {
-        fingerprint as usize & self.cells.len().wrapping_sub(1)
+        fingerprint as usize & self.mask()
     }
 
     /// Asks memory for where the search for a fingerprint begins.
     #[inline]
     pub fn prefetch(&self, fingerprint: Fingerprint) {
-        prefetch_index(&self.cells, self.home(fingerprint.0));
+        prefetch_index(&self.lines, self.home(fingerprint.0));
     }
 
     /// The first slot with a fingerprint that fits.
@@ -49,16 +102,24 @@ impl Index {
     /// All slots with a fingerprint.
     #[inline]
     pub fn all(&self, fingerprint: Fingerprint) -> impl Iterator<Item = u32> {
-        let mask = self.cells.len().wrapping_sub(1);
-        let mut at = self.home(fingerprint.0);
-        // One cell is always empty, so every search ends.
+        let mut number = self.home(fingerprint.0);
+        let mut line = self.lines.get(number);
+        let mut places = line.map_or(0, |line| line.places_of(fingerprint.0));
+        // Some line is never full, so every search ends.
         std::iter::from_fn(move || {
             loop {
-                let cell = self.cells.get(at).copied().filter(|cell| *cell != EMPTY)?;
-                at = (at + 1) & mask;
-                if (cell >> 32) as u32 == fingerprint.0 {
-                    return Some(cell as u32);
+                while places != 0 {
+                    let place = places.trailing_zeros() as usize;
+                    places &= places - 1;
+                    let slot = line?.slots[place % PLACES];
+                    if slot != EMPTY {
+                        return Some(slot);
+                    }
                 }
+                line.filter(|line| line.is_full())?;
+                number = (number + 1) & self.mask();
+                line = self.lines.get(number);
+                places = line?.places_of(fingerprint.0);
             }
         })
     }
@@ -66,65 +127,73 @@ impl Index {
     /// Adds a slot.
     #[inline]
     pub fn insert(&mut self, fingerprint: Fingerprint, slot: u32) {
-        // Three quarters: longer searches cost more than the memory.
-        if (self.len + 1) * 4 > self.cells.len() * 3 {
+        // Three quarters: more full lines cost more than the memory.
+        if (self.len + 1) * 4 > self.lines.len() * PLACES * 3 {
             self.grow();
         }
-        self.put(cell(fingerprint, slot));
+        self.put(fingerprint.0, slot);
         self.len += 1;
     }
 
     #[inline]
-    fn put(&mut self, cell: u64) {
-        let mask = self.cells.len().wrapping_sub(1);
-        let mut at = self.home((cell >> 32) as u32);
-        while let Some(place) = self.cells.get_mut(at) {
-            if *place == EMPTY {
-                *place = cell;
+    fn put(&mut self, fingerprint: u32, slot: u32) {
+        let mask = self.mask();
+        let mut number = self.home(fingerprint);
+        while let Some(line) = self.lines.get_mut(number) {
+            if !line.is_full() {
+                let place = line.len() % PLACES;
+                (line.fingerprints[place], line.slots[place]) = (fingerprint, slot);
                 return;
             }
-            at = (at + 1) & mask;
+            number = (number + 1) & mask;
         }
     }
 
     #[cold]
     fn grow(&mut self) {
-        let cells = vec![EMPTY; (self.cells.len() * 2).max(FEWEST)];
-        for cell in std::mem::replace(&mut self.cells, cells) {
-            if cell != EMPTY {
-                self.put(cell);
+        let lines = vec![Line::UNUSED; (self.lines.len() * 2).max(FEWEST_LINES)];
+        for line in std::mem::replace(&mut self.lines, lines) {
+            for (fingerprint, slot) in line.fingerprints.into_iter().zip(line.slots).take(line.len()) {
+                self.put(fingerprint, slot);
             }
         }
     }
 
     /// Takes a slot out.
     pub fn remove(&mut self, fingerprint: Fingerprint, slot: u32) {
-        let mask = self.cells.len().wrapping_sub(1);
-        let wanted = cell(fingerprint, slot);
-        let mut hole = self.home(fingerprint.0);
-        loop {
-            match self.cells.get(hole) {
-                Some(cell) if *cell == wanted => break,
-                Some(&EMPTY) | None => return,
-                Some(_) => hole = (hole + 1) & mask,
+        let mask = self.mask();
+        let mut number = self.home(fingerprint.0);
+        let place = loop {
+            let Some(line) = self.lines.get(number) else { return };
+            let found = (0..line.len()).find(|place| (line.fingerprints[*place], line.slots[*place]) == (fingerprint.0, slot));
+            match found {
+                Some(place) => break place,
+                None if line.is_full() => number = (number + 1) & mask,
+                None => return,
             }
-        }
+        };
         self.len -= 1;
-        // What follows without a gap moves up, unless it would come to stand before where its search begins.
-        let mut at = hole;
-        loop {
-            at = (at + 1) & mask;
-            let cell = self.cells[at];
-            if cell == EMPTY {
-                break;
-            }
-            let from_home = at.wrapping_sub(self.home((cell >> 32) as u32)) & mask;
-            if from_home >= (at.wrapping_sub(hole) & mask) {
-                self.cells[hole] = cell;
-                hole = at;
+        let mut goes_on = self.lines[number].is_full();
+        self.lines[number].take(place);
+        // Whoever stands behind a full line may be there because it was full: the first that belongs before moves up, and leaves
+        // room in turn.
+        let mut room = number;
+        while goes_on {
+            number = (number + 1) & mask;
+            let line = &self.lines[number];
+            goes_on = line.is_full();
+            let belongs_before = |place: &usize| {
+                let home = self.home(line.fingerprints[*place]);
+                number.wrapping_sub(home) & mask >= number.wrapping_sub(room) & mask
+            };
+            if let Some(place) = (0..line.len()).find(belongs_before) {
+                let (fingerprint, slot) = self.lines[number].take(place);
+                let line = &mut self.lines[room];
+                let last = line.len() % PLACES;
+                (line.fingerprints[last], line.slots[last]) = (fingerprint, slot);
+                room = number;
             }
         }
-        self.cells[hole] = EMPTY;
     }
 }
 
