@@ -199,21 +199,36 @@ fn frames_that_are_no_input_stand_aside() {
     }
 }
 
+/// Both ways found the same, but for how: the first by windows, the second with the whole capture in memory.
+fn same(fast: &Outcome, careful: &Outcome) {
+    assert!(fast.handled.is_some() && careful.handled.is_none(), "each took its own way");
+    assert_eq!(fast.verdicts.rows().collect::<Vec<_>>(), careful.verdicts.rows().collect::<Vec<_>>());
+    assert_eq!((&fast.roles, &fast.services, &fast.demands), (&careful.roles, &careful.services, &careful.demands));
+    assert_eq!(fast.client_addresses, careful.client_addresses);
+    assert!(careful.translations.starts_with(&fast.translations));
+    assert_eq!(fast.director.assumed, careful.director.assumed);
+    let about = |outcome: &Outcome| {
+        let (input, emitted) = (&outcome.input, &outcome.emitted);
+        let read = (input.files.clone(), input.frames, input.bytes, input.wire_bytes, input.first, input.last);
+        (read, input.warnings.clone(), (emitted.frames, emitted.bytes, emitted.link, emitted.icmp_errors))
+    };
+    assert_eq!(about(fast), about(careful));
+    assert_eq!((&fast.replies, &fast.golden), (&careful.replies, &careful.golden));
+}
+
+/// Whether all packets went one after the other, window by window.
+fn went_one_by_one(outcome: &Outcome) -> bool {
+    outcome.handled.is_some_and(|handled| (handled.parallel, handled.serial) == (0, outcome.input.frames))
+}
+
 /// The two ways agree on a capture, with a golden that conforms and one that does not; the first takes one packet after the other.
 fn agree_one_by_one(folder: &Path, capture: &str) {
     let fast = replayed_from(folder, capture, true, None, Some("fast.pcap")).outcome;
     let careful = replayed_from(folder, capture, false, None, Some("careful.pcap")).outcome;
-    assert_eq!(fast.handled.map(|handled| (handled.parallel, handled.serial)), Some((0, fast.input.frames)));
+    assert!(went_one_by_one(&fast));
+    same(&fast, &careful);
     let bytes = |name: &str| std::fs::read::<PathBuf>(folder.join(name)).unwrap();
     assert!(bytes("fast.pcap") == bytes("careful.pcap"));
-    assert_eq!(fast.verdicts.rows().collect::<Vec<_>>(), careful.verdicts.rows().collect::<Vec<_>>());
-    assert_eq!((&fast.roles, &fast.services, &fast.demands), (&careful.roles, &careful.services, &careful.demands));
-    let about = |outcome: &Outcome| {
-        let input = &outcome.input;
-        (input.frames, input.bytes, input.wire_bytes, input.first, input.last)
-    };
-    assert_eq!(about(&fast), about(&careful));
-    assert_eq!(fast.replies, careful.replies);
     let golden = replayed_from(folder, capture, true, Some("careful.pcap"), None).outcome;
     assert!(golden.conforms() && golden.handled.is_some());
     assert_eq!(golden.golden.map(|golden| golden.equal), Some(careful.emitted.frames));
@@ -223,6 +238,40 @@ fn agree_one_by_one(folder: &Path, capture: &str) {
     std::fs::write(folder.join("changed.pcap"), changed).unwrap();
     let differs = replayed_from(folder, capture, true, Some("changed.pcap"), None).outcome;
     assert!(!differs.conforms() && differs.handled.is_none(), "the careful way tells what differs");
+}
+
+#[test]
+fn a_pcapng_that_says_why_frames_leave_takes_one_packet_after_the_other() {
+    for mode in [Method::Dr, Method::Nat, Method::Fullnat] {
+        let folder = tempfile::tempdir().unwrap();
+        both_ways(folder.path(), mode, false);
+        let replayed = |bulk: bool, golden: Option<&str>, write: &str| {
+            let outcome = replayed_from(folder.path(), "both.pcap", bulk, golden, Some(write)).outcome;
+            (outcome, std::fs::read(folder.path().join(write)).unwrap())
+        };
+        let (fast, fast_bytes) = replayed(true, None, "fast.pcapng");
+        let (careful, careful_bytes) = replayed(false, None, "careful.pcapng");
+        assert!(went_one_by_one(&fast), "{mode:?}");
+        same(&fast, &careful);
+        assert!(fast_bytes == careful_bytes, "{mode:?}");
+        let comment = b" sent to a real server (10.0.0.11:80 for TCP 200.200.200.1:80, new)";
+        assert!(fast_bytes.windows(comment.len()).any(|bytes| bytes == comment), "{mode:?}");
+    }
+}
+
+#[test]
+fn a_pcapng_has_the_draws_of_the_golden() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Fullnat);
+    replayed(folder.path(), false, None, Some("golden.pcap"));
+    let golden = std::fs::read(folder.path().join("golden.pcap")).unwrap();
+    std::fs::write(folder.path().join("other.pcap"), with_other_draws(&golden)).unwrap();
+    let fast = replayed(folder.path(), true, Some("other.pcap"), Some("fast.pcapng")).outcome;
+    let careful = replayed(folder.path(), false, Some("other.pcap"), Some("careful.pcapng")).outcome;
+    same(&fast, &careful);
+    assert!(fast.conforms());
+    let bytes = |name: &str| std::fs::read::<PathBuf>(folder.path().join(name)).unwrap();
+    assert!(bytes("fast.pcapng") == bytes("careful.pcapng"));
 }
 
 #[test]

@@ -317,6 +317,30 @@ fn standard_output_gets_what_a_file_gets() {
     }
 }
 
+/// A capture from a pipe, and its pcapng to one.
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_gets_the_pcapng_that_a_file_gets() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (capture, written, pipe) = (named("large.pcap"), named("written.pcapng"), named("pipe.pcapng"));
+    let made = lvscheck(&["-q", "generate", &capture, "--packets", "80000", "--flows", "8000"]);
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made, None));
+    lvscheck(&["-q", "replay", &capture, "--mode", "nat", "-w", &written]);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reading = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    let replay = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+        .args(["-q", "replay", "-", "--mode", "nat", "-w", &pipe])
+        .stdin(std::fs::File::open(&capture).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(replay.status.code(), Some(0), "{}", shown(&replay, None));
+    assert!(std::fs::read(&written).unwrap() == reading.join().unwrap());
+}
+
 /// Times are this machine's: only what is measured is checked.
 #[test]
 fn throughput_of_a_capture_and_of_generated_traffic() {

@@ -115,17 +115,26 @@ impl Writer {
     /// # Errors
     /// The folder does not exist or can't be written.
     pub fn create_as(path: &Path, container: Container, interfaces: &[&str]) -> Result<Writer, CaptureError> {
-        if path.is_dir() {
-            return Err(CaptureError::Folder(path.to_path_buf()));
-        }
-        let name = if path.as_os_str() == "-" { "standard output".to_owned() } else { path.display().to_string() };
-        let target = Target::open(path).map_err(|source| CaptureError::Io { name: name.clone(), source })?;
-        let mut writer = Writer { name, target, container, interfaces: interfaces.len(), record: Vec::new(), closed: false };
+        let mut writer = Writer::without_head(path, container)?;
+        writer.interfaces = interfaces.len();
         match container {
             Container::Pcap => writer.write_raw(&pcap_head())?,
             Container::PcapNg => writer.write_raw(&pcapng_head(interfaces))?,
         }
         Ok(writer)
+    }
+
+    /// As [`Writer::create_as`], for a capture that brings its own head, by [`Writer::write_raw`].
+    ///
+    /// # Errors
+    /// The folder does not exist or can't be written.
+    pub fn without_head(path: &Path, container: Container) -> Result<Writer, CaptureError> {
+        if path.is_dir() {
+            return Err(CaptureError::Folder(path.to_path_buf()));
+        }
+        let name = if path.as_os_str() == "-" { "standard output".to_owned() } else { path.display().to_string() };
+        let target = Target::open(path).map_err(|source| CaptureError::Io { name: name.clone(), source })?;
+        Ok(Writer { name, target, container, interfaces: 0, record: Vec::new(), closed: false })
     }
 
     /// Whether comments are kept: only pcapng has room for them.

@@ -12,13 +12,12 @@ use super::translation::Translations;
 use super::work::{LINGER, LISTENED, ServersSide};
 use super::{Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::link::AsEthernet;
-use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Input};
+use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Container, Input};
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::path::Path;
 use std::time::Instant;
 
 /// Smaller captures are done at once anyway, with all that the careful way shows.
@@ -41,13 +40,11 @@ pub(super) fn run(
     observe: &mut dyn FnMut(Step),
 ) -> Result<Option<Replayed>, Failure> {
     let [capture] = inputs else { return Ok(None) };
-    let pcapng = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("pcapng"));
     let plain = request.bulk
         && !request.observe
         && request.probes.is_empty()
         && request.ignore.is_empty()
-        && request.golden != Some(Source::Same)
-        && !request.write.as_deref().is_some_and(pcapng);
+        && request.golden != Some(Source::Same);
     if !plain {
         return Ok(None);
     }
@@ -117,7 +114,10 @@ pub(super) fn run(
             stage: &mut stage,
         })
     };
-    let mut attempted = if as_ethernet.is_nothing_to_do() { attempt(bulk::run)? } else { Err(Detour::OneByOne) };
+    // The fast way does not know why a frame leaves.
+    let annotates = request.write.as_deref().is_some_and(|path| Container::of(path) == Container::PcapNg);
+    let in_bulk = as_ethernet.is_nothing_to_do() && !annotates;
+    let mut attempted = if in_bulk { attempt(bulk::run)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {
         attempted = attempt(one_by_one::run)?;
     }

@@ -1,5 +1,6 @@
 //! What is compared with what.
 
+use super::cause::Cause;
 use super::frames::{Frames, StoredFrame};
 use super::load::Loaded;
 use super::place::{Place, Places};
@@ -192,7 +193,7 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn cause(&self, actual: usize) -> Option<&super::work::Cause> {
+    fn cause(&self, actual: usize) -> Option<&Cause> {
         let number = self.actual.get(actual)?.number;
         self.worked.causes.get(number.checked_sub(1)? as usize)
     }
@@ -206,7 +207,7 @@ impl Context for Known<'_> {
     }
 
     fn verdict(&self, actual: usize) -> Option<String> {
-        self.cause(actual).map(|cause| self.worked.words(cause))
+        self.cause(actual).map(|cause| cause.words(&self.worked.director))
     }
 
     fn owner(&self, mac: [u8; 6]) -> Option<String> {

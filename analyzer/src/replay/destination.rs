@@ -1,9 +1,9 @@
-//! Where the fast way writes: the file that was asked for, or one that stands for a pipe until it is sure that nothing needs
+//! Where the ways of large captures write: the file that was asked for, or one that stands for a pipe until it is sure that nothing needs
 //! care. What was written to a pipe can't be taken back when the careful way begins anew.
 
-use crate::capture::{CaptureError, Input, Writer, pcap_head};
+use crate::capture::{CaptureError, Container, Input, Writer};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -25,7 +25,10 @@ impl Destination {
             return Ok(Destination { asked, kept: None });
         }
         let folder = tempfile::tempdir().map_err(|source| no_room(&asked, source))?;
-        let path = folder.path().join("leaving.pcap");
+        let path = folder.path().join(match Container::of(&asked) {
+            Container::Pcap => "leaving.pcap",
+            Container::PcapNg => "leaving.pcapng",
+        });
         Ok(Destination { asked, kept: Some((folder, path)) })
     }
 
@@ -43,12 +46,10 @@ impl Destination {
     /// It can't be written to.
     pub(super) fn finish(self) -> Result<(), CaptureError> {
         let Some((_folder, path)) = self.kept else { return Ok(()) };
-        let mut pipe = Writer::create(&self.asked, &[])?;
+        let mut pipe = Writer::without_head(&self.asked, Container::of(&self.asked))?;
         let mut buffer = vec![0; 1 << 20];
         let broken = |source| no_room(&self.asked, source);
         let mut file = File::open(path).map_err(broken)?;
-        // The pipe has its own head already.
-        file.seek(SeekFrom::Start(pcap_head().len() as u64)).map_err(broken)?;
         while !pipe.is_closed() {
             match file.read(&mut buffer).map_err(broken)? {
                 0 => break,

@@ -54,6 +54,13 @@ impl Frames {
         }
     }
 
+    /// Forgets all frames, and keeps their memory for others.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.drawn.clear();
+        self.records.clear();
+    }
+
     /// How many frames.
     pub fn len(&self) -> usize {
         self.records.len()

@@ -1,8 +1,10 @@
 //! Replays captures through a director: reads, finds what is input, runs the engine, compares, and says what happened.
 
+mod annotated;
 pub mod bulk;
 mod bulk_request;
 mod bystander;
+mod cause;
 mod check;
 mod collector;
 mod demands;

@@ -1,10 +1,13 @@
 //! The way of large captures whose packets must be taken one after the other: those with answers that are sent through the
-//! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet.
+//! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet, or a pcapng to write,
+//! which says of each frame why it left.
 //!
 //! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, however large the
 //! capture is. Like the fast way it knows only "equal"; the first byte that differs is for the careful way to explain.
 
+use super::annotated::Annotated;
 use super::bulk::{Attempt, BulkRequest, BulkResult, Counts, Detour, Step, WINDOW};
+use super::cause::Cause;
 use super::check::unpadded;
 use super::collector::{Collector, Golden, Piece};
 use super::demands::Watch;
@@ -12,8 +15,8 @@ use super::session::{InputFrame, Session, Sink};
 use super::translation::Translations;
 use super::write_behind::{self, File};
 use super::{Outcome, Roles, goes_back};
-use crate::capture::BulkWindow;
 use crate::capture::link::AsEthernet;
+use crate::capture::{BulkWindow, CaptureError};
 use crate::compare::Comparison;
 use crate::compare::align::LATE_TIME;
 use crate::compare::shared_learner::SharedLearner;
@@ -29,11 +32,20 @@ use std::collections::BTreeMap;
 /// # Errors
 /// Something can't be read or written.
 pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
-    let writer = request.write.take();
-    write_behind::with(writer, |output| replay(request, output))
+    match request.write.take() {
+        Some(writer) if writer.keeps_comments() => {
+            let mut annotated = Annotated::new(writer);
+            let attempt = replay(request, None, Some(&mut annotated))?;
+            if attempt.is_ok() {
+                annotated.finish()?;
+            }
+            Ok(attempt)
+        }
+        writer => write_behind::with(writer, |output| replay(request, output, None)),
+    }
 }
 
-fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Attempt, Failure> {
+fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Option<&mut Annotated>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
     let BulkRequest { watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
@@ -43,7 +55,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     let session = Session::around(director, config, places, turns, !as_ethernet.is_nothing_to_do());
     let known = describe::Roles::new(config);
     let (wire_bytes, times, unreadable) = Default::default();
-    let mut work = Work { session, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
+    let mut work = Work { session, annotated, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
     let (mut counts, mut handled) = (Counts::default(), Handled::default());
     let interfaces = input.interfaces().len();
     let by_interface = |interface: u32, _: &[u8]| u16::try_from(interface).ok().filter(|_| (interface as usize) < interfaces);
@@ -58,8 +70,9 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         stage(Step::Engine(Stage::Serial));
         collector.begin();
         let mut piece = collector.piece(Emitted::default());
-        let (read, ()) =
+        let (read, taken) =
             rayon::join(|| input.next_window(&mut next, WINDOW, &by_interface), || work.take(&window, &collector, &mut piece));
+        taken?;
         if !collector.take(piece)? || work.replies.differs {
             return Ok(Err(Detour::Careful));
         }
@@ -75,8 +88,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     };
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
-    let mut rest = Passing { collector: &collector, piece: &mut piece, replies: &mut work.replies, forwarded: None };
-    work.session.advance(last.max(end(last, last_golden)), &mut rest);
+    work.end(last.max(end(last, last_golden)), &collector, &mut piece)?;
     if !collector.take(piece)? || work.replies.differs {
         return Ok(Err(Detour::Careful));
     }
@@ -100,8 +112,10 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
 }
 
 /// What takes frames one after the other.
-struct Work {
+struct Work<'w> {
     session: Session,
+    /// A pcapng to write.
+    annotated: Option<&'w mut Annotated>,
     watch: Watch,
     translations: Translations,
     replies: Replies,
@@ -114,8 +128,9 @@ struct Work {
     unreadable: BTreeMap<String, u64>,
 }
 
-impl Work {
-    fn take(&mut self, window: &BulkWindow, collector: &Collector<'_, '_>, piece: &mut Piece) {
+impl Work<'_> {
+    /// Takes the frames of a window.
+    fn take(&mut self, window: &BulkWindow, collector: &Collector<'_, '_>, piece: &mut Piece) -> Result<(), CaptureError> {
         let frames = (0..window.parts()).flat_map(|part| window.frames(part, 0..window.part_len(part)));
         for (number, frame) in (window.number(0, 0)..).zip(frames.flatten()) {
             let (interface, time) = (frame.place.into(), frame.time);
@@ -135,12 +150,28 @@ impl Work {
             let input = InputFrame { number, time, interface, bytes: &bytes, wire_len };
             self.watch.look(input);
             let forwarded = self.translations.wants_more().then(Vec::new);
-            let mut passing = Passing { collector, piece, replies: &mut self.replies, forwarded };
+            let annotated = self.annotated.as_deref_mut();
+            let mut passing = Passing { collector, piece, replies: &mut self.replies, annotated, forwarded };
             self.session.step(input, &mut passing);
             for emitted in passing.forwarded.into_iter().flatten() {
                 self.translations.note(&bytes, &emitted);
             }
         }
+        self.write()
+    }
+
+    /// Lets the director live on to its end.
+    fn end(&mut self, end: Nanos, collector: &Collector<'_, '_>, piece: &mut Piece) -> Result<(), CaptureError> {
+        let annotated = self.annotated.as_deref_mut();
+        let mut rest = Passing { collector, piece, replies: &mut self.replies, annotated, forwarded: None };
+        self.session.advance(end, &mut rest);
+        self.write()
+    }
+
+    /// Writes the frames that left, with why they did.
+    fn write(&mut self) -> Result<(), CaptureError> {
+        let director = self.session.director();
+        self.annotated.as_mut().map_or(Ok(()), |annotated| annotated.write(director))
     }
 
     /// The time of the first frame.
@@ -176,8 +207,18 @@ struct Passing<'p, 'c, 'a, 'scope> {
     collector: &'c Collector<'a, 'scope>,
     piece: &'p mut Piece,
     replies: &'p mut Replies,
+    annotated: Option<&'p mut Annotated>,
     /// What left for packets that were forwarded, while it is of interest.
     forwarded: Option<Vec<Vec<u8>>>,
+}
+
+impl Passing<'_, '_, '_, '_> {
+    fn leave(&mut self, frame: EmittedFrame<'_>, cause: Cause) {
+        self.collector.frame(self.piece, Leaving::new(frame.bytes, &[], frame));
+        if let Some(annotated) = &mut self.annotated {
+            annotated.push(EmittedFrame { bytes: self.piece.learned.as_deref().unwrap_or(frame.bytes), ..frame }, cause);
+        }
+    }
 }
 
 impl Sink for Passing<'_, '_, '_, '_> {
@@ -185,12 +226,12 @@ impl Sink for Passing<'_, '_, '_, '_> {
         if let (Some(forwarded), Some(_), Some(Verdict::Forwarded(_))) = (&mut self.forwarded, cause, verdict) {
             forwarded.push(frame.bytes.to_vec());
         }
-        self.collector.frame(self.piece, Leaving::new(frame.bytes, &[], frame));
+        self.leave(frame, Cause { frame: cause, verdict, flow: None });
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
         self.replies.compare(captured, &emitted);
-        self.emitted(emitted, None, None);
+        self.leave(emitted, Cause { frame: Some(captured.number), verdict: None, flow: None });
     }
 
     fn sent(&mut self, _: InputFrame<'_>) {}

@@ -1,5 +1,6 @@
 //! One run of the engine over the loaded frames, with everything that it gave.
 
+use super::cause::Cause;
 use super::demands::Watch;
 use super::frames::{Frames, StoredFrame};
 use super::load::Loaded;
@@ -16,7 +17,7 @@ use crate::exit::Failure;
 use lvscheck_engine::config::{Command, DirectorConfig};
 use lvscheck_engine::draws::Doubt;
 use lvscheck_engine::listing::{ClientAddressCounts, ConnectionView, ServiceView};
-use lvscheck_engine::verdict::{Names, Verdict};
+use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{Director, Draws, EmittedFrame, Nanos};
 use std::net::IpAddr;
 use std::path::Path;
@@ -84,17 +85,6 @@ impl Probe {
     fn of(name: &str, director: &Director, at: Nanos) -> Probe {
         Probe { name: name.to_owned(), services: director.services(), connections: director.connections(at) }
     }
-}
-
-/// Why a frame left.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cause {
-    /// The number of the frame that caused it; none for timers and commands.
-    pub frame: Option<u64>,
-    /// What became of that frame; none if it was an answer that was turned back.
-    pub verdict: Option<Verdict>,
-    /// The connection, as its client sees it.
-    pub flow: Option<reply::Flow>,
 }
 
 #[derive(Default)]
@@ -231,22 +221,6 @@ pub fn work(
     })
 }
 
-/// A verdict with the names of its service and real server.
-fn words(names: &impl Names, verdict: Verdict) -> String {
-    let whom = match verdict {
-        Verdict::Forwarded(forwarded)
-        | Verdict::Returned(forwarded)
-        | Verdict::Related(forwarded)
-        | Verdict::DeliveredToLocalServer(forwarded)
-        | Verdict::WaitsForNeighbour(forwarded) => match (names.server(forwarded.server), names.service(forwarded.service)) {
-            (Some(server), Some(service)) => format!(" ({server} for {service}{})", if forwarded.new { ", new" } else { "" }),
-            _ => String::new(),
-        },
-        _ => String::new(),
-    };
-    format!("{}{whom}", verdict.words())
-}
-
 /// Answers seen at the client are turned back when the mode translates them and no frame of the servers' side is there.
 fn turns_replies(config: &DirectorConfig, loaded: &Loaded, places: &Places) -> bool {
     let servers = ServersSide::new(config);
@@ -274,15 +248,6 @@ impl ServersSide {
 }
 
 impl Worked {
-    /// Why a frame left, in words.
-    pub fn words(&self, cause: &Cause) -> String {
-        match (cause.frame, cause.verdict) {
-            (Some(number), Some(verdict)) => format!("frame {number} {}", words(&self.director, verdict)),
-            (Some(number), None) => format!("answer {number}, as its real server sent it"),
-            (None, _) => "a timer or a command".to_owned(),
-        }
-    }
-
     /// Writes what the director emitted. Random fields get the golden's values where the frame is the golden's otherwise.
     ///
     /// # Errors
@@ -291,7 +256,7 @@ impl Worked {
         let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
         let mut writer = Writer::create(path, &names)?;
         for (place, (frame, cause)) in self.emitted.records().iter().zip(&self.causes).enumerate() {
-            let comment = writer.keeps_comments().then(|| self.words(cause));
+            let comment = writer.keeps_comments().then(|| cause.words(&self.director));
             let learned = golden.and_then(|golden| self.with_golden_draws(frame, place, golden));
             let bytes = learned.as_deref().unwrap_or(self.emitted.bytes(frame));
             writer.write(frame.time, frame.interface, bytes, frame.wire_len, comment.as_deref())?;
