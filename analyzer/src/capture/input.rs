@@ -57,6 +57,11 @@ impl Input {
         &self.given
     }
 
+    /// The file's name without its extension: what its interfaces are called where the capture does not say.
+    pub fn stem(&self) -> Option<String> {
+        self.given.file_stem().map(|stem| stem.to_string_lossy().into_owned())
+    }
+
     /// Where it can be read.
     pub fn path(&self) -> &Path {
         self.kept.as_deref().unwrap_or(&self.given)

@@ -64,7 +64,7 @@ pub(super) fn run(
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let destination = request.write.as_deref().map(Destination::new).transpose()?;
     let size = input.size().unwrap_or(0);
-    let own = capture.given().file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let own = capture.stem();
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);

@@ -126,8 +126,11 @@ impl Frames {
         }
     }
 
-    /// Puts the frames in order of time; frames of one moment keep their order.
+    /// Puts the frames in order of time, and numbers them in it; frames of one moment keep their order.
     pub fn sort_by_time(&mut self) {
         self.records.sort_by_key(|record| record.time);
+        for (number, record) in (1..).zip(&mut self.records) {
+            record.number = number;
+        }
     }
 }
