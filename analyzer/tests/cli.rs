@@ -292,6 +292,28 @@ fn standard_input_is_a_capture_like_any_other() {
     }
 }
 
+/// Several captures, one of them compressed and from standard input.
+#[test]
+fn standard_input_is_merged_with_other_captures() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (first, second, compressed) = (named("first.pcap"), named("second.pcap"), named("first.pcap.zst"));
+    for capture in [&first, &second] {
+        let made = lvscheck(&["-q", "generate", capture, "--packets", "80000", "--flows", "8000"]);
+        assert_eq!(made.status.code(), Some(0), "{}", shown(&made, None));
+    }
+    std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(&first).unwrap(), 1).unwrap()).unwrap();
+    let (expected, found) = (named("expected.pcapng"), named("found.pcapng"));
+    assert_eq!(status(&["-q", "replay", &first, &second, "--mode", "dr", "-w", &expected]), 0);
+    let output = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+        .args(["-q", "replay", "-", &second, "--mode", "dr", "-w", &found])
+        .stdin(std::fs::File::open(&compressed).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", shown(&output, None));
+    assert!(std::fs::read(&expected).unwrap() == std::fs::read(&found).unwrap());
+}
+
 /// What goes to a pipe can't be taken back: when care is needed at the very end, all of it must still come once.
 #[test]
 fn standard_output_gets_what_a_file_gets() {

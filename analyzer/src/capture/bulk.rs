@@ -10,6 +10,7 @@
 use super::error::{CaptureError, Damage};
 use super::format::{self, CaptureInterface, Format, PcapFormat, Record, RecordHead, Step};
 use super::input::Input;
+use super::merged::MergedCaptures;
 use super::reader::Reader;
 use super::window::{Adding, BulkWindow, Part, Place};
 use lvscheck_engine::Nanos;
@@ -39,6 +40,7 @@ pub struct BulkReader {
 enum Source {
     Plain(PlainFile),
     Other(Box<OtherCapture>),
+    Several(MergedCaptures),
 }
 
 /// A capture that a reader reads.
@@ -144,11 +146,24 @@ impl BulkReader {
         Ok(BulkReader { source, at, frames: 0, last: Nanos(0) })
     }
 
+    /// Opens captures; several are merged by time, frames of one moment in the order in which the captures are named. That is the
+    /// order of time only if the clock of none of them steps back; otherwise [`BulkWindow::steps_back`] tells so.
+    ///
+    /// # Errors
+    /// One of them can't be opened, or is no capture.
+    pub fn open_all(inputs: &[Input]) -> Result<BulkReader, CaptureError> {
+        match inputs {
+            [input] => BulkReader::open(input),
+            _ => Ok(BulkReader { source: Source::Several(MergedCaptures::open(inputs)?), at: 0, frames: 0, last: Nanos(0) }),
+        }
+    }
+
     /// The capture's interfaces that are described before its first frame, and more once they are known.
     pub fn interfaces(&self) -> &[CaptureInterface] {
         match &self.source {
             Source::Plain(file) => &file.interfaces,
             Source::Other(other) => other.reader.interfaces(),
+            Source::Several(captures) => captures.interfaces(),
         }
     }
 
@@ -157,7 +172,13 @@ impl BulkReader {
         match &self.source {
             Source::Plain(file) => Some(file.size),
             Source::Other(other) => other.size,
+            Source::Several(captures) => captures.size(),
         }
+    }
+
+    /// Whether these are several captures.
+    pub fn is_merged(&self) -> bool {
+        matches!(self.source, Source::Several(_))
     }
 
     /// Whether it is a pcap file that is not compressed.
@@ -170,12 +191,14 @@ impl BulkReader {
         self.at
     }
 
-    /// The fault that ended the capture early, once the last window was given.
-    pub fn damage(&self) -> Option<&Damage> {
-        match &self.source {
-            Source::Plain(file) => file.damage.as_ref(),
-            Source::Other(other) => other.reader.damage(),
-        }
+    /// The faults that ended captures early, once the last window was given.
+    pub fn damage(&self) -> impl Iterator<Item = &Damage> {
+        let (one, several) = match &self.source {
+            Source::Plain(file) => (file.damage.as_ref(), None),
+            Source::Other(other) => (other.reader.damage(), None),
+            Source::Several(captures) => (None, Some(captures.damage())),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
     }
 
     /// Fills the window with the next frames that lie in about `most` bytes; false at the end.
@@ -189,6 +212,10 @@ impl BulkReader {
         match &mut self.source {
             Source::Plain(file) => self.at = file.window(window, self.at, self.frames, most, place)?,
             Source::Other(other) => self.at += window.gather(other, most, place)?,
+            Source::Several(captures) => {
+                let records = captures.gather(window, most)?;
+                self.at += window.share(&records, place);
+            }
         }
         window.finish(&mut self.last);
         self.frames += window.count as u64;
@@ -196,10 +223,15 @@ impl BulkReader {
     }
 }
 
+/// Size in bytes of what can be read as often as is needed.
+pub(super) fn size_of(input: &Input) -> Option<u64> {
+    std::fs::metadata(input.path()).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len())
+}
+
 impl OtherCapture {
     fn open(input: &Input) -> Result<OtherCapture, CaptureError> {
         let mut reader = Reader::of(input)?;
-        let size = std::fs::metadata(input.path()).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
+        let size = size_of(input);
         let mut found = Vec::new();
         let first = reader.next_window(&mut found, 1)?.and_then(|window| {
             let record = *window.records.first()?;
@@ -386,6 +418,11 @@ impl BulkWindow {
             let bytes = window.bytes.get(first.start..last.start + last.len as usize).unwrap_or_default();
             self.bytes.extend(bytes).map_err(io)?;
         }
+        Ok(self.share(&records, place))
+    }
+
+    /// Shares frames that lie in its bytes among parts; returns how many bytes there are.
+    fn share(&mut self, records: &[Record], place: &impl Place) -> u64 {
         self.parts.resize_with(records.len().div_ceil(PART_FRAMES), Part::default);
         let bytes = &self.bytes[..];
         self.parts.par_iter_mut().zip(records.par_chunks(PART_FRAMES)).for_each(|(part, records)| {
@@ -394,7 +431,7 @@ impl BulkWindow {
             records.iter().for_each(|record| adding.add(part, record, record.start, record.of(bytes), place));
             adding.done(part);
         });
-        Ok(self.bytes.len() as u64)
+        self.bytes.len() as u64
     }
 }
 
@@ -455,7 +492,7 @@ mod tests {
                 }
             }
         }
-        Some((found, reader.damage().map(ToString::to_string)))
+        Some((found, reader.damage().map(ToString::to_string).next()))
     }
 
     fn same(bytes: &[u8]) {

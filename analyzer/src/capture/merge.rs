@@ -66,6 +66,12 @@ impl Merge {
     /// # Errors
     /// A capture can't be read, or is broken before its first frame.
     pub fn next_frame(&mut self) -> Result<Option<(usize, Frame<'_>)>, CaptureError> {
+        let Some(index) = self.earliest()? else { return Ok(None) };
+        Ok(self.sources[index].take(&self.interfaces).map(|frame| (index, frame)))
+    }
+
+    /// The capture of the next frame.
+    pub(super) fn earliest(&mut self) -> Result<Option<usize>, CaptureError> {
         let mut earliest: Option<(Nanos, usize)> = None;
         for (index, source) in self.sources.iter_mut().enumerate() {
             if let Some(time) = source.time(index, &mut self.interfaces)?
@@ -74,8 +80,7 @@ impl Merge {
                 earliest = Some((time, index));
             }
         }
-        let Some((_, index)) = earliest else { return Ok(None) };
-        Ok(self.sources[index].take(&self.interfaces).map(|frame| (index, frame)))
+        Ok(earliest.map(|(_, index)| index))
     }
 }
 

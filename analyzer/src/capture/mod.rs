@@ -8,6 +8,7 @@ mod format;
 mod input;
 pub mod link;
 mod merge;
+mod merged;
 mod reader;
 mod time;
 mod window;

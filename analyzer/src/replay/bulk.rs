@@ -30,7 +30,7 @@ const AHEAD: usize = 2;
 
 /// What a bulk replay is told.
 pub struct BulkRequest<'a> {
-    /// The capture.
+    /// The capture, or several as one.
     pub input: BulkReader,
     /// What to compare with, from its first frame on.
     pub golden: Option<PlainFile>,
@@ -198,7 +198,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         translations: translations.into_list(),
         ..Outcome::default()
     };
-    let warnings = input.damage().map(ToString::to_string).into_iter().collect();
+    let warnings = input.damage().map(ToString::to_string).collect();
     let handled = batch.handled();
     Ok(Ok(BulkResult { outcome, counts, warnings, handled, director: batch.into_director() }))
 }

@@ -35,11 +35,10 @@ const OBSERVED: usize = 16 << 20;
 /// Something can't be read, written, or can't work.
 pub(super) fn run(
     request: &Request,
-    inputs: &[Input],
+    captures: &[Input],
     start: Instant,
     observe: &mut dyn FnMut(Step),
 ) -> Result<Option<Replayed>, Failure> {
-    let [capture] = inputs else { return Ok(None) };
     let plain = request.bulk
         && !request.observe
         && request.probes.is_empty()
@@ -49,10 +48,10 @@ pub(super) fn run(
         return Ok(None);
     }
     // What can't be read so is the careful way's, errors included.
-    let Ok(input) = BulkReader::open(capture) else { return Ok(None) };
-    let Ok(false) = is_small(capture, &input) else { return Ok(None) };
-    let as_ethernet = as_ethernet(capture, input.interfaces())?;
-    let Some(description) = describe(request, capture, &as_ethernet)? else { return Ok(None) };
+    let Ok(input) = BulkReader::open_all(captures) else { return Ok(None) };
+    let Ok(false) = is_small(captures, &input) else { return Ok(None) };
+    let as_ethernet = as_ethernet(captures, input.interfaces())?;
+    let Some(description) = describe(request, captures, &as_ethernet)? else { return Ok(None) };
     let config = &description.config;
     let golden = match &request.golden {
         Some(Source::File(path)) => match GoldenFile::new(path, config) {
@@ -64,7 +63,8 @@ pub(super) fn run(
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let destination = request.write.as_deref().map(Destination::new).transpose()?;
     let size = input.size().unwrap_or(0);
-    let own = capture.stem();
+    // Where there are several captures, each has named its interfaces.
+    let own = if let [capture] = captures { capture.stem() } else { None };
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
@@ -90,7 +90,7 @@ pub(super) fn run(
             }
         }
     };
-    let turns_replies = |places: &Places| Ok(!holds_servers_side(capture, &as_ethernet, places, &ServersSide::new(config))?);
+    let turns_replies = |places: &Places| Ok(!holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);
     let (low, high) = config.sysctls.ip_local_port_range;
     let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
         let opened = golden.as_ref().map(GoldenFile::open).transpose()?.flatten();
@@ -98,7 +98,7 @@ pub(super) fn run(
             return Ok(Err(Detour::Careful));
         }
         replay(BulkRequest {
-            input: BulkReader::open(capture)?,
+            input: BulkReader::open_all(captures)?,
             golden: opened,
             write: destination.as_ref().map(|destination| destination.writer(&names)).transpose()?,
             places: Places::new(config, interfaces.iter().copied()),
@@ -127,7 +127,7 @@ pub(super) fn run(
     let mut outcome = result.outcome;
     let (earliest, latest) = result.counts.times.unwrap_or_default();
     outcome.input = InputSummary {
-        files: vec![capture.given().display().to_string()],
+        files: captures.iter().map(|capture| capture.given().display().to_string()).collect(),
         frames: result.counts.frames,
         bytes: result.counts.bytes,
         wire_bytes: result.counts.wire_bytes,
@@ -144,25 +144,25 @@ pub(super) fn run(
     Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
 }
 
-/// Whether the careful way is as good: the capture's frames are few, however well they are compressed.
-fn is_small(capture: &Input, reader: &BulkReader) -> Result<bool, CaptureError> {
+/// Whether the careful way is as good: the captures' frames are few, however well they are compressed.
+fn is_small(captures: &[Input], reader: &BulkReader) -> Result<bool, CaptureError> {
     match reader.size() {
         None => Ok(true),
         Some(size) if size >= SMALLEST => Ok(false),
         Some(_) if reader.is_plain() => Ok(true),
         Some(_) => {
-            let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+            let (mut reader, mut window) = (BulkReader::open_all(captures)?, BulkWindow::default());
             while reader.position() < SMALLEST && reader.next_window(&mut window, SMALLEST as usize, &|_, _| Some(0))? {}
             Ok(reader.position() < SMALLEST)
         }
     }
 }
 
-/// How the capture's frames become Ethernet: for other link types in a pass over all of them.
-fn as_ethernet(capture: &Input, interfaces: &[CaptureInterface]) -> Result<AsEthernet, CaptureError> {
+/// How the captures' frames become Ethernet: for other link types in a pass over all of them.
+fn as_ethernet(captures: &[Input], interfaces: &[CaptureInterface]) -> Result<AsEthernet, CaptureError> {
     let mut as_ethernet = AsEthernet::new(interfaces.iter().map(|interface| interface.link_type).collect());
     if !as_ethernet.is_nothing_to_do() {
-        let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+        let (mut reader, mut window) = (BulkReader::open_all(captures)?, BulkWindow::default());
         while reader.next_window(&mut window, OBSERVED, &|_, _| None)? {
             for frame in (0..window.parts()).flat_map(|part| window.aside(part)) {
                 as_ethernet.observe(frame.place.into(), frame.bytes);
@@ -172,10 +172,10 @@ fn as_ethernet(capture: &Input, interfaces: &[CaptureInterface]) -> Result<AsEth
     Ok(as_ethernet)
 }
 
-/// The director: as described, or inferred in a pass of its own over the capture.
-fn describe(request: &Request, capture: &Input, as_ethernet: &AsEthernet) -> Result<Option<Description>, Failure> {
+/// The director: as described, or inferred in a pass of its own over the captures.
+fn describe(request: &Request, captures: &[Input], as_ethernet: &AsEthernet) -> Result<Option<Description>, Failure> {
     let mut failure = None;
-    let description = describe_with(request, |inference| match observe(inference, capture, as_ethernet) {
+    let description = describe_with(request, |inference| match observe(inference, captures, as_ethernet) {
         Ok(()) => true,
         Err(error) => {
             failure = Some(error);
@@ -185,14 +185,14 @@ fn describe(request: &Request, capture: &Input, as_ethernet: &AsEthernet) -> Res
     failure.map_or(Ok(description), |error| Err(error.into()))
 }
 
-/// Whether a capture holds a frame that arrived from a real server.
+/// Whether captures hold a frame that arrived from a real server.
 fn holds_servers_side(
-    capture: &Input,
+    captures: &[Input],
     as_ethernet: &AsEthernet,
     places: &Places,
     servers: &ServersSide,
 ) -> Result<bool, CaptureError> {
-    let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+    let (mut reader, mut window) = (BulkReader::open_all(captures)?, BulkWindow::default());
     while reader.next_window(&mut window, OBSERVED, &|_, _| None)? {
         let of_server = |part: usize| {
             window.aside(part).any(|frame| {
@@ -207,9 +207,9 @@ fn holds_servers_side(
     Ok(false)
 }
 
-/// Shows a capture to an inference: which frames tell anything new is found out by all threads at once.
-fn observe(inference: &mut Inference, capture: &Input, as_ethernet: &AsEthernet) -> Result<(), CaptureError> {
-    let (mut reader, mut window) = (BulkReader::open(capture)?, BulkWindow::default());
+/// Shows captures to an inference: which frames tell anything new is found out by all threads at once.
+fn observe(inference: &mut Inference, captures: &[Input], as_ethernet: &AsEthernet) -> Result<(), CaptureError> {
+    let (mut reader, mut window) = (BulkReader::open_all(captures)?, BulkWindow::default());
     while reader.next_window(&mut window, OBSERVED, &|interface, _| Some(u16::try_from(interface).unwrap_or(u16::MAX)))? {
         let known = &*inference;
         let parts: Vec<(Tally, Vec<usize>)> = (0..window.parts())

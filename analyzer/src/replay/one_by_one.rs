@@ -64,7 +64,9 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     let mut more = input.next_window(&mut window, WINDOW, &by_interface)?;
     while more {
         let new_interface = (0..window.parts()).any(|part| window.aside(part).next().is_some());
-        if new_interface {
+        // Captures are merged frame by frame, so one whose clock steps back leaves all of them out of order.
+        let out_of_order = window.steps_back() && input.is_merged();
+        if new_interface || out_of_order {
             return Ok(Err(Detour::Careful));
         }
         stage(Step::Engine(Stage::Serial));
@@ -107,7 +109,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         translations: translations.into_list(),
         ..Outcome::default()
     };
-    let warnings = input.damage().map(ToString::to_string).into_iter().collect();
+    let warnings = input.damage().map(ToString::to_string).collect();
     Ok(Ok(BulkResult { outcome, counts, warnings, handled, director: session.into_director() }))
 }
 
