@@ -9,18 +9,21 @@ use super::Outcome;
 use super::bystander::Bystanders;
 use super::collector::{Collector, Golden};
 use super::demands::Watch;
+use super::golden_file::GoldenFile;
 use super::outcome::Roles;
 use super::place::{Place, Places};
 use super::session::InputFrame;
 use super::translation::Translations;
 use super::write_behind::{self, File};
 use crate::capture::link::{self, AsEthernet};
-use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, PlainFile, Writer};
+use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, Writer};
+use crate::compare::ignore::Ignore;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::{Arrival, Director, DirectorConfig, Nanos, Output};
 use std::ops::{Range, RangeInclusive};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
@@ -32,8 +35,10 @@ const AHEAD: usize = 2;
 pub struct BulkRequest<'a> {
     /// The capture, or several as one.
     pub input: BulkReader,
-    /// What to compare with, from its first frame on.
-    pub golden: Option<PlainFile>,
+    /// What to compare with: a file that can be read as often as is needed.
+    pub golden: Option<&'a Path>,
+    /// Fields of it, and of answers, that may differ: none on the fast way.
+    pub ignore: &'a Ignore,
     /// Where to write what leaves: a file, no pipe.
     pub write: Option<Writer>,
     /// Where frames stand.
@@ -117,8 +122,13 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, write: _, places, director, bystanders, turns_replies, .. } = request;
     let BulkRequest { mut watch, mut translations, local_ports, end, stage, .. } = request;
+    // A temporary file that the golden lies in must stay until the end.
+    let golden = match golden.map(|path| GoldenFile::open(path, request.config)) {
+        Some(None) => return Ok(Err(Detour::OneByOne)),
+        golden => golden.flatten(),
+    };
+    let (golden, _kept) = golden.map(|golden| (Golden::new(golden.file, local_ports), golden.unpacked)).unzip();
     let mut batch = Batch::new(director);
-    let golden = golden.map(|file| Golden::new(file, local_ports));
     let mut collector = Collector::new(golden, output);
     (collector.translates, collector.room) = (translations.wants_more(), translations.room());
     let mut counts = Counts::default();

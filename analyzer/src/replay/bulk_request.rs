@@ -4,7 +4,6 @@ use super::bulk::{self, Attempt, BulkRequest, Detour, Step};
 use super::bystander::Bystanders;
 use super::demands::Watch;
 use super::destination::Destination;
-use super::golden_file::GoldenFile;
 use super::one_by_one;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
@@ -13,6 +12,7 @@ use super::work::{LINGER, LISTENED, ServersSide};
 use super::{Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::link::AsEthernet;
 use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Container, Input};
+use crate::compare::ignore::Ignore;
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
 use lvscheck_engine::{Director, Draws, Nanos};
@@ -36,14 +36,19 @@ const OBSERVED: usize = 16 << 20;
 pub(super) fn run(
     request: &Request,
     captures: &[Input],
+    ignore: &Ignore,
     start: Instant,
     observe: &mut dyn FnMut(Step),
 ) -> Result<Option<Replayed>, Failure> {
+    let golden = match &request.golden {
+        Some(Source::File(path)) => Some(path.as_path()),
+        _ => None,
+    };
     let plain = request.bulk
         && !request.observe
         && request.probes.is_empty()
-        && request.ignore.is_empty()
-        && request.golden != Some(Source::Same);
+        && request.golden != Some(Source::Same)
+        && !golden.is_some_and(Input::is_read_once);
     if !plain {
         return Ok(None);
     }
@@ -53,13 +58,6 @@ pub(super) fn run(
     let as_ethernet = as_ethernet(captures, input.interfaces())?;
     let Some(description) = describe(request, captures, &as_ethernet)? else { return Ok(None) };
     let config = &description.config;
-    let golden = match &request.golden {
-        Some(Source::File(path)) => match GoldenFile::new(path, config) {
-            Some(golden) => Some(golden),
-            None => return Ok(None),
-        },
-        _ => None,
-    };
     let names: Vec<&str> = config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     let destination = request.write.as_deref().map(Destination::new).transpose()?;
     let size = input.size().unwrap_or(0);
@@ -93,13 +91,10 @@ pub(super) fn run(
     let turns_replies = |places: &Places| Ok(!holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);
     let (low, high) = config.sysctls.ip_local_port_range;
     let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
-        let opened = golden.as_ref().map(GoldenFile::open).transpose()?.flatten();
-        if golden.is_some() && opened.is_none() {
-            return Ok(Err(Detour::Careful));
-        }
         replay(BulkRequest {
             input: BulkReader::open_all(captures)?,
-            golden: opened,
+            golden,
+            ignore,
             write: destination.as_ref().map(|destination| destination.writer(&names)).transpose()?,
             places: Places::new(config, interfaces.iter().copied()),
             config,
@@ -114,9 +109,10 @@ pub(super) fn run(
             stage: &mut stage,
         })
     };
-    // The fast way does not know why a frame leaves.
+    // The fast way does not know why a frame leaves, nor its fields.
     let annotates = request.write.as_deref().is_some_and(|path| Container::of(path) == Container::PcapNg);
-    let in_bulk = as_ethernet.is_nothing_to_do() && !annotates;
+    let masks = golden.is_some() && !ignore.is_empty();
+    let in_bulk = as_ethernet.is_nothing_to_do() && !annotates && !masks;
     let mut attempted = if in_bulk { attempt(bulk::run)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {
         attempted = attempt(one_by_one::run)?;

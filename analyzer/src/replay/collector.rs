@@ -117,7 +117,7 @@ pub(super) struct Piece {
     translated: Vec<((usize, usize), Vec<u8>)>,
     shown: HashSet<[u8; ENDS]>,
     /// The last frame with the golden's draws, if it has any.
-    pub(super) learned: Option<Vec<u8>>,
+    learned: Option<Vec<u8>>,
     emitted: Emitted,
     totals: Totals,
     needs_care: bool,

@@ -1,46 +1,36 @@
-//! A golden in the one form that is compared window by window: a plain pcap, in which the place of each frame is known. Another
+//! A golden in the one form that all threads compare at once: a plain pcap, in which the place of each frame is known. Another
 //! one, compressed or pcapng, is unpacked into a temporary file, so that memory does not have to hold it.
 
-use crate::capture::{CaptureError, CaptureInterface, Input, PlainFile, Reader, pcap_head, pcap_record};
+use crate::capture::link::ETHERNET;
+use crate::capture::{CaptureInterface, PlainFile, Reader, pcap_head, pcap_record};
 use lvscheck_engine::DirectorConfig;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tempfile::{NamedTempFile, TempPath};
 
-/// A golden to compare with window by window.
+/// A golden to compare with window by window, and the temporary file that it lies in, if it does.
 pub(super) struct GoldenFile {
-    given: PathBuf,
-    unpacked: Option<TempPath>,
+    pub(super) file: PlainFile,
+    pub(super) unpacked: Option<TempPath>,
 }
 
 impl GoldenFile {
-    /// The file at a path; none if only the careful way can compare with it, or tell what is wrong with it: it names the
-    /// director's interfaces, is no Ethernet, can be read only once, or not at all.
-    pub(super) fn new(path: &Path, config: &DirectorConfig) -> Option<GoldenFile> {
-        if Input::is_read_once(path) {
-            return None;
-        }
-        let given = path.to_path_buf();
+    /// The file at a path; none if its frames must be compared one after the other, or it can't be read: it names the director's
+    /// interfaces, is no Ethernet, or there is no room to unpack it.
+    pub(super) fn open(path: &Path, config: &DirectorConfig) -> Option<GoldenFile> {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let is_plain = |interface: &CaptureInterface| {
+        let is_fit = |interface: &CaptureInterface| {
             let name = interface.name.as_ref().or(stem.as_ref());
-            interface.link_type == 1 && !interface.has_fcs() && name.is_none_or(|name| config.interface(name).is_none())
+            interface.link_type == ETHERNET && !interface.has_fcs() && name.is_none_or(|name| config.interface(name).is_none())
         };
         match PlainFile::open(path).ok()? {
-            Some(file) => file.interfaces().iter().all(is_plain).then_some(GoldenFile { given, unpacked: None }),
+            Some(file) => file.interfaces().iter().all(is_fit).then_some(GoldenFile { file, unpacked: None }),
             None => {
-                let unpacked = Some(unpack(path, is_plain)?);
-                Some(GoldenFile { given, unpacked })
+                let unpacked = unpack(path, is_fit)?;
+                let file = PlainFile::open(&unpacked).ok()??;
+                Some(GoldenFile { file, unpacked: Some(unpacked) })
             }
         }
-    }
-
-    /// Opens it.
-    ///
-    /// # Errors
-    /// It can't be read any more.
-    pub(super) fn open(&self) -> Result<Option<PlainFile>, CaptureError> {
-        PlainFile::open(self.unpacked.as_deref().unwrap_or(&self.given))
     }
 }
 
@@ -51,6 +41,9 @@ fn unpack(path: &Path, is_fit: impl Fn(&CaptureInterface) -> bool) -> Option<Tem
     file.write_all(&pcap_head()).ok()?;
     let (mut records, mut bytes) = (Vec::new(), Vec::new());
     while let Some(window) = reader.next_window(&mut records, usize::MAX).ok()? {
+        if !window.interfaces.iter().all(&is_fit) {
+            return None;
+        }
         bytes.clear();
         for frame in window.frames() {
             pcap_record(&mut bytes, frame.time, frame.bytes, frame.wire_len);

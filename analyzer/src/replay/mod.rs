@@ -11,9 +11,11 @@ mod demands;
 mod destination;
 mod frames;
 mod golden_file;
+mod golden_stream;
 mod load;
 mod one_by_one;
 mod outcome;
+mod pairs;
 mod place;
 mod reply;
 mod session;
@@ -166,7 +168,7 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
     let inputs = request.captures.iter().map(|path| Input::new(path)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(replayed) = bulk_request::run(request, &inputs, start, observe)? {
+    if let Some(replayed) = bulk_request::run(request, &inputs, &ignore, start, observe)? {
         return Ok(replayed);
     }
     observe(bulk::Step::Read);

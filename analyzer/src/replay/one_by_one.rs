@@ -1,6 +1,6 @@
 //! The way of large captures whose packets must be taken one after the other: those with answers that are sent through the
-//! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet, or a pcapng to write,
-//! which says of each frame why it left.
+//! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet, a pcapng to write,
+//! which says of each frame why it left, or a golden that names interfaces or may differ in some fields.
 //!
 //! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, however large the
 //! capture is. Like the fast way it knows only "equal"; the first byte that differs is for the careful way to explain.
@@ -9,22 +9,23 @@ use super::annotated::Annotated;
 use super::bulk::{Attempt, BulkRequest, BulkResult, Counts, Detour, Step, WINDOW};
 use super::cause::Cause;
 use super::check::unpadded;
-use super::collector::{Collector, Golden, Piece};
+use super::collector::{Collector, Piece};
 use super::demands::Watch;
+use super::golden_stream::{self, GoldenStream};
+use super::pairs::Pairs;
 use super::session::{InputFrame, Session, Sink};
 use super::translation::Translations;
 use super::write_behind::{self, File};
 use super::{Outcome, Roles, goes_back};
 use crate::capture::link::AsEthernet;
 use crate::capture::{BulkWindow, CaptureError};
-use crate::compare::Comparison;
-use crate::compare::align::LATE_TIME;
-use crate::compare::shared_learner::SharedLearner;
+use crate::compare::Frame;
 use crate::describe;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Emitted, Handled, Leaving, Sink as _, Stage};
 use lvscheck_engine::verdict::Verdict;
 use lvscheck_engine::{EmittedFrame, Nanos};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Replays.
@@ -47,15 +48,20 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
 
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Option<&mut Annotated>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
-    let BulkRequest { watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
+    let BulkRequest { ignore, watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
-    let replies = Replies { seen: 0, differs: false, learner: SharedLearner::new(local_ports.clone()) };
-    let golden = golden.map(|file| Golden::new(file, local_ports));
-    let mut collector = Collector::new(golden, output);
+    let replies = Pairs::new(ignore, local_ports.clone());
+    let golden = match golden.map(|path| GoldenStream::open(path, config, ignore, local_ports)).transpose() {
+        Ok(golden) => golden,
+        // There it is told what is wrong.
+        Err(_) => return Ok(Err(Detour::Careful)),
+    };
+    let mut collector = Collector::new(None, output);
     let session = Session::around(director, config, places, turns, !as_ethernet.is_nothing_to_do());
     let known = describe::Roles::new(config);
     let (wire_bytes, times, unreadable) = Default::default();
-    let mut work = Work { session, annotated, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
+    let mut work =
+        Work { session, golden, annotated, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
     let (mut counts, mut handled) = (Counts::default(), Handled::default());
     let interfaces = input.interfaces().len();
     let by_interface = |interface: u32, _: &[u8]| u16::try_from(interface).ok().filter(|_| (interface as usize) < interfaces);
@@ -75,7 +81,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         let (read, taken) =
             rayon::join(|| input.next_window(&mut next, WINDOW, &by_interface), || work.take(&window, &collector, &mut piece));
         taken?;
-        if !collector.take(piece)? || work.replies.differs {
+        if !collector.take(piece)? || work.needs_care()? {
             return Ok(Err(Detour::Careful));
         }
         counts.add(&window);
@@ -85,21 +91,21 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         std::mem::swap(&mut window, &mut next);
     }
     handled.mixed_windows = handled.windows;
-    let (Some((_, _, last)), Some(last_golden)) = (work.times, collector.golden_end()) else {
+    let (Some((_, _, last)), Some(last_golden)) = (work.times, work.golden_end()?) else {
         return Ok(Err(Detour::Careful));
     };
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
     work.end(last.max(end(last, last_golden)), &collector, &mut piece)?;
-    if !collector.take(piece)? || work.replies.differs {
+    if !collector.take(piece)? || work.needs_care()? {
         return Ok(Err(Detour::Careful));
     }
-    let Work { mut session, watch, translations, replies, wire_bytes, times, unreadable, .. } = work;
+    let Work { mut session, golden, watch, translations, replies, wire_bytes, times, unreadable, .. } = work;
     // As Ethernet, and without those that could not be made that.
     (counts.wire_bytes, counts.times) = (wire_bytes, times.map(|(_, earliest, latest)| (earliest, latest)));
     let outcome = Outcome {
-        replies: (replies.seen > 0).then(|| Comparison::equal(replies.seen, replies.learner.counts())),
-        golden: collector.comparison(),
+        replies: (!replies.is_empty()).then(|| replies.comparison()),
+        golden: golden.map(|golden| golden.comparison()),
         emitted: std::mem::take(&mut session.emitted),
         verdicts: std::mem::take(&mut session.verdicts),
         roles: Roles { unreadable, ..std::mem::take(&mut session.roles) },
@@ -116,11 +122,13 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
 /// What takes frames one after the other.
 struct Work<'w> {
     session: Session,
+    golden: Option<GoldenStream<'w>>,
     /// A pcapng to write.
     annotated: Option<&'w mut Annotated>,
     watch: Watch,
     translations: Translations,
-    replies: Replies,
+    /// Answers that clients saw, and what the director makes of the frames behind them.
+    replies: Pairs<'w>,
     as_ethernet: AsEthernet,
     known: describe::Roles,
     /// Of all frames that could be read as Ethernet: their bytes on the wire, and the first, the earliest and the latest time.
@@ -152,8 +160,8 @@ impl Work<'_> {
             let input = InputFrame { number, time, interface, bytes: &bytes, wire_len };
             self.watch.look(input);
             let forwarded = self.translations.wants_more().then(Vec::new);
-            let annotated = self.annotated.as_deref_mut();
-            let mut passing = Passing { collector, piece, replies: &mut self.replies, annotated, forwarded };
+            let (golden, annotated) = (self.golden.as_mut(), self.annotated.as_deref_mut());
+            let mut passing = Passing { collector, piece, replies: &mut self.replies, golden, annotated, forwarded };
             self.session.step(input, &mut passing);
             for emitted in passing.forwarded.into_iter().flatten() {
                 self.translations.note(&bytes, &emitted);
@@ -164,8 +172,8 @@ impl Work<'_> {
 
     /// Lets the director live on to its end.
     fn end(&mut self, end: Nanos, collector: &Collector<'_, '_>, piece: &mut Piece) -> Result<(), CaptureError> {
-        let annotated = self.annotated.as_deref_mut();
-        let mut rest = Passing { collector, piece, replies: &mut self.replies, annotated, forwarded: None };
+        let (golden, annotated) = (self.golden.as_mut(), self.annotated.as_deref_mut());
+        let mut rest = Passing { collector, piece, replies: &mut self.replies, golden, annotated, forwarded: None };
         self.session.advance(end, &mut rest);
         self.write()
     }
@@ -176,39 +184,32 @@ impl Work<'_> {
         self.annotated.as_mut().map_or(Ok(()), |annotated| annotated.write(director))
     }
 
+    /// Whether something was not equal that must be.
+    fn needs_care(&mut self) -> Result<bool, CaptureError> {
+        let golden_differs = self.golden.as_mut().is_some_and(|golden| golden.needs_care());
+        match self.golden.as_mut().and_then(GoldenStream::error) {
+            Some(error) => Err(error),
+            None => Ok(golden_differs || self.replies.differ()),
+        }
+    }
+
+    /// The time of the golden's last frame, 0 without a golden; none if it needs care.
+    fn golden_end(&mut self) -> Result<Option<Nanos>, CaptureError> {
+        self.golden.as_mut().map_or(Ok(Some(Nanos(0))), GoldenStream::end)
+    }
+
     /// The time of the first frame.
     fn first(&self) -> Nanos {
         self.times.unwrap_or_default().0
     }
 }
 
-/// Answers that clients saw, and what the director makes of the frames behind them.
-struct Replies {
-    seen: u64,
-    differs: bool,
-    learner: SharedLearner,
-}
-
-impl Replies {
-    fn compare(&mut self, captured: InputFrame<'_>, made: &EmittedFrame<'_>) {
-        self.seen += 1;
-        let (expected, wire_len) = unpadded(captured.bytes, captured.wire_len);
-        let equal = wire_len == made.bytes.len() as u32 + made.cut
-            && if expected == made.bytes {
-                self.learner.see(expected, expected, made.drawn)
-            } else {
-                !made.drawn.is_empty() && self.learner.take_over(expected, made).is_some()
-            };
-        let late = made.late && Nanos(captured.time.0.abs_diff(made.time.0)) > LATE_TIME;
-        self.differs |= !equal || late;
-    }
-}
-
 /// Takes what leaves while one frame is worked on.
-struct Passing<'p, 'c, 'a, 'scope> {
-    collector: &'c Collector<'a, 'scope>,
+struct Passing<'p, 'w, 'a, 'scope> {
+    collector: &'p Collector<'a, 'scope>,
     piece: &'p mut Piece,
-    replies: &'p mut Replies,
+    replies: &'p mut Pairs<'w>,
+    golden: Option<&'p mut GoldenStream<'w>>,
     annotated: Option<&'p mut Annotated>,
     /// What left for packets that were forwarded, while it is of interest.
     forwarded: Option<Vec<Vec<u8>>>,
@@ -216,9 +217,14 @@ struct Passing<'p, 'c, 'a, 'scope> {
 
 impl Passing<'_, '_, '_, '_> {
     fn leave(&mut self, frame: EmittedFrame<'_>, cause: Cause) {
+        let bytes = match &mut self.golden {
+            Some(golden) => golden.compare(&frame),
+            None => Cow::Borrowed(frame.bytes),
+        };
+        let frame = EmittedFrame { bytes: &bytes, ..frame };
         self.collector.frame(self.piece, Leaving::new(frame.bytes, &[], frame));
         if let Some(annotated) = &mut self.annotated {
-            annotated.push(EmittedFrame { bytes: self.piece.learned.as_deref().unwrap_or(frame.bytes), ..frame }, cause);
+            annotated.push(frame, cause);
         }
     }
 }
@@ -232,7 +238,9 @@ impl Sink for Passing<'_, '_, '_, '_> {
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
-        self.replies.compare(captured, &emitted);
+        let (bytes, wire_len) = unpadded(captured.bytes, captured.wire_len);
+        let seen = Frame { time: captured.time, bytes, wire_len, ..Frame::default() };
+        self.replies.compare(&seen, &golden_stream::emitted(&emitted, None));
         self.leave(emitted, Cause { frame: Some(captured.number), verdict: None, flow: None });
     }
 
