@@ -344,6 +344,27 @@ fn several_captures_one_of_which_steps_back_take_the_careful_way() {
     assert_eq!(fast.0.services, careful.0.services);
 }
 
+/// Interfaces are numbered one capture after the other: one more in the first capture moves those of the second.
+#[test]
+fn several_captures_one_of_which_describes_an_interface_late_take_the_careful_way() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Nat);
+    let which = |_: &[u8], number: u64| if number.is_multiple_of(3) { 2 } else { usize::from(number > 30_000) };
+    let parts = ["early.pcapng", "late.pcapng", "other.pcap"];
+    shared(folder.path(), "traffic.pcap", &parts, which, |time, _| time);
+    // A file of two sections, each with its own interface.
+    let bytes = |name: &str| std::fs::read::<PathBuf>(folder.path().join(name)).unwrap();
+    std::fs::write(folder.path().join("both.pcapng"), [bytes(parts[0]), bytes(parts[1])].concat()).unwrap();
+    let [fast, careful] = [true, false].map(|bulk| {
+        let name = format!("{bulk}.pcapng");
+        let outcome = replayed_all(folder.path(), &["both.pcapng", "other.pcap"], bulk, None, Some(&name)).outcome;
+        assert!(outcome.handled.is_none());
+        (outcome, std::fs::read(folder.path().join(&name)).unwrap())
+    });
+    assert!(fast.1 == careful.1);
+    assert_eq!(fast.0.services, careful.0.services);
+}
+
 #[test]
 fn several_captures_of_other_link_types_and_without_a_director_are_the_same_both_ways() {
     const COOKED: u8 = 113;

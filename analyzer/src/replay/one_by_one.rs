@@ -186,11 +186,8 @@ impl Work<'_> {
 
     /// Whether something was not equal that must be.
     fn needs_care(&mut self) -> Result<bool, CaptureError> {
-        let golden_differs = self.golden.as_mut().is_some_and(|golden| golden.needs_care());
-        match self.golden.as_mut().and_then(GoldenStream::error) {
-            Some(error) => Err(error),
-            None => Ok(golden_differs || self.replies.differ()),
-        }
+        let Some(golden) = &mut self.golden else { return Ok(self.replies.differ()) };
+        golden.error().map_or(Ok(golden.needs_care() || self.replies.differ()), Err)
     }
 
     /// The time of the golden's last frame, 0 without a golden; none if it needs care.
