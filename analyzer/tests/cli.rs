@@ -314,6 +314,30 @@ fn standard_input_is_merged_with_other_captures() {
     assert!(std::fs::read(&expected).unwrap() == std::fs::read(&found).unwrap());
 }
 
+/// A golden from standard input, compressed too, is as good as a file: where it conforms, large captures need no care.
+#[test]
+fn a_golden_from_standard_input_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (capture, plain, annotated) = (named("large.pcap"), named("golden.pcap"), named("golden.pcapng"));
+    let made = lvscheck(&["-q", "generate", &capture, "--packets", "80000", "--flows", "8000"]);
+    assert_eq!(made.status.code(), Some(0), "{}", shown(&made, None));
+    for golden in [&plain, &annotated] {
+        lvscheck(&["-q", "replay", &capture, "--mode", "dr", "-w", golden]);
+        let compressed = format!("{golden}.zst");
+        std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(golden).unwrap(), 1).unwrap()).unwrap();
+        for golden in [golden, &compressed] {
+            let output = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
+                .args(["-v", "replay", &capture, "--mode", "dr", "--golden", "-"])
+                .stdin(std::fs::File::open(golden).unwrap())
+                .output()
+                .unwrap();
+            let text = shown(&output, None);
+            assert!(output.status.code() == Some(0) && text.contains(" packets one by one"), "{golden}: {text}");
+        }
+    }
+}
+
 /// What goes to a pipe can't be taken back: when care is needed at the very end, all of it must still come once.
 #[test]
 fn standard_output_gets_what_a_file_gets() {

@@ -16,14 +16,13 @@ use super::session::InputFrame;
 use super::translation::Translations;
 use super::write_behind::{self, File};
 use crate::capture::link::{self, AsEthernet};
-use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, Writer};
+use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, Input, Writer};
 use crate::compare::ignore::Ignore;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::{Arrival, Director, DirectorConfig, Nanos, Output};
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
@@ -35,8 +34,8 @@ const AHEAD: usize = 2;
 pub struct BulkRequest<'a> {
     /// The capture, or several as one.
     pub input: BulkReader,
-    /// What to compare with: a file that can be read as often as is needed.
-    pub golden: Option<&'a Path>,
+    /// What to compare with.
+    pub golden: Option<&'a Input>,
     /// Fields of it, and of answers, that may differ: none on the fast way.
     pub ignore: &'a Ignore,
     /// Where to write what leaves: a file, no pipe.
@@ -123,7 +122,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     let BulkRequest { mut input, golden, write: _, places, director, bystanders, turns_replies, .. } = request;
     let BulkRequest { mut watch, mut translations, local_ports, end, stage, .. } = request;
     // A temporary file that the golden lies in must stay until the end.
-    let golden = match golden.map(|path| GoldenFile::open(path, request.config)) {
+    let golden = match golden.map(|golden| GoldenFile::open(golden, request.config)) {
         Some(None) => return Ok(Err(Detour::OneByOne)),
         golden => golden.flatten(),
     };

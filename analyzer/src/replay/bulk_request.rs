@@ -36,19 +36,12 @@ const OBSERVED: usize = 16 << 20;
 pub(super) fn run(
     request: &Request,
     captures: &[Input],
+    golden: Option<&Input>,
     ignore: &Ignore,
     start: Instant,
     observe: &mut dyn FnMut(Step),
 ) -> Result<Option<Replayed>, Failure> {
-    let golden = match &request.golden {
-        Some(Source::File(path)) => Some(path.as_path()),
-        _ => None,
-    };
-    let plain = request.bulk
-        && !request.observe
-        && request.probes.is_empty()
-        && request.golden != Some(Source::Same)
-        && !golden.is_some_and(Input::is_read_once);
+    let plain = request.bulk && !request.observe && request.probes.is_empty() && request.golden != Some(Source::Same);
     if !plain {
         return Ok(None);
     }

@@ -2,10 +2,9 @@
 //! one, compressed or pcapng, is unpacked into a temporary file, so that memory does not have to hold it.
 
 use crate::capture::link::ETHERNET;
-use crate::capture::{CaptureInterface, PlainFile, Reader, pcap_head, pcap_record};
+use crate::capture::{CaptureInterface, Input, PlainFile, Reader, pcap_head, pcap_record};
 use lvscheck_engine::DirectorConfig;
 use std::io::Write;
-use std::path::Path;
 use tempfile::{NamedTempFile, TempPath};
 
 /// A golden to compare with window by window, and the temporary file that it lies in, if it does.
@@ -15,18 +14,18 @@ pub(super) struct GoldenFile {
 }
 
 impl GoldenFile {
-    /// The file at a path; none if its frames must be compared one after the other, or it can't be read: it names the director's
+    /// For a golden; none if its frames must be compared one after the other, or it can't be read: it names the director's
     /// interfaces, is no Ethernet, or there is no room to unpack it.
-    pub(super) fn open(path: &Path, config: &DirectorConfig) -> Option<GoldenFile> {
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    pub(super) fn open(golden: &Input, config: &DirectorConfig) -> Option<GoldenFile> {
+        let stem = golden.stem();
         let is_fit = |interface: &CaptureInterface| {
             let name = interface.name.as_ref().or(stem.as_ref());
             interface.link_type == ETHERNET && !interface.has_fcs() && name.is_none_or(|name| config.interface(name).is_none())
         };
-        match PlainFile::open(path).ok()? {
+        match PlainFile::open(golden.path()).ok()? {
             Some(file) => file.interfaces().iter().all(is_fit).then_some(GoldenFile { file, unpacked: None }),
             None => {
-                let unpacked = unpack(path, is_fit)?;
+                let unpacked = unpack(golden, is_fit)?;
                 let file = PlainFile::open(&unpacked).ok()??;
                 Some(GoldenFile { file, unpacked: Some(unpacked) })
             }
@@ -35,8 +34,8 @@ impl GoldenFile {
 }
 
 /// A plain pcap of the same frames; none if it can't be made, or some interface is not fit for it.
-fn unpack(path: &Path, is_fit: impl Fn(&CaptureInterface) -> bool) -> Option<TempPath> {
-    let mut reader = Reader::open(path).ok()?;
+fn unpack(golden: &Input, is_fit: impl Fn(&CaptureInterface) -> bool) -> Option<TempPath> {
+    let mut reader = Reader::of(golden).ok()?;
     let mut file = NamedTempFile::with_prefix("lvscheck-").ok()?;
     file.write_all(&pcap_head()).ok()?;
     let (mut records, mut bytes) = (Vec::new(), Vec::new());

@@ -5,14 +5,13 @@ use super::check::unpadded;
 use super::pairs::Pairs;
 use super::work::interface_name;
 use crate::capture::link::ETHERNET;
-use crate::capture::{CaptureError, OwnedWindow, Reader, Record};
+use crate::capture::{CaptureError, Input, OwnedWindow, Reader, Record};
 use crate::compare::draws::take_over;
 use crate::compare::ignore::Ignore;
 use crate::compare::{Comparison, Frame};
 use lvscheck_engine::{DirectorConfig, EmittedFrame, Nanos};
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
-use std::path::Path;
 
 /// A golden, and how far what left is equal to it.
 pub(super) struct GoldenStream<'a> {
@@ -36,18 +35,18 @@ struct Stream {
 }
 
 impl<'a> GoldenStream<'a> {
-    /// The capture at a path. These fields may differ. Ports that the director draws lie in that range.
+    /// From its first frame on. These fields may differ. Ports that the director draws lie in that range.
     ///
     /// # Errors
     /// It can't be opened, or is no capture.
     pub(super) fn open(
-        path: &Path,
+        golden: &Input,
         config: &'a DirectorConfig,
         ignore: &'a Ignore,
         local_ports: RangeInclusive<u16>,
     ) -> Result<GoldenStream<'a>, CaptureError> {
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let frames = Stream { reader: Reader::open(path)?, stem, window: OwnedWindow::default(), next: 0 };
+        let (reader, stem) = (Reader::of(golden)?, golden.stem());
+        let frames = Stream { reader, stem, window: OwnedWindow::default(), next: 0 };
         let pairs = Pairs::new(ignore, local_ports);
         Ok(GoldenStream { frames, config, pairs, last: Nanos(0), is_short: false, error: None })
     }

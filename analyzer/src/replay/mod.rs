@@ -168,15 +168,16 @@ pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> R
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
     let inputs = request.captures.iter().map(|path| Input::new(path)).collect::<Result<Vec<_>, _>>()?;
-    if let Some(replayed) = bulk_request::run(request, &inputs, &ignore, start, observe)? {
+    let golden = match &request.golden {
+        Some(Source::File(path)) => Some(golden_input(path)?),
+        Some(Source::Same) | None => None,
+    };
+    if let Some(replayed) = bulk_request::run(request, &inputs, golden.as_ref(), &ignore, start, observe)? {
         return Ok(replayed);
     }
     observe(bulk::Step::Read);
     let mut loaded = load(&inputs)?;
-    let golden = match &request.golden {
-        Some(Source::File(path)) => Some(load_golden(path)?),
-        Some(Source::Same) | None => None,
-    };
+    let golden = golden.map(|golden| load(&[golden])).transpose()?;
     observe(bulk::Step::Engine(Stage::Serial));
     let mut description = describe_director(request, &loaded)?;
     description.config.counters_summed = request.counters_summed.or(description.config.counters_summed);
@@ -233,12 +234,12 @@ fn goes_back(known: &describe::Roles, frame: &[u8]) -> bool {
     link::is_made_up(frame) && known.of(frame) == describe::Role::Reply
 }
 
-fn load_golden(path: &Path) -> Result<Loaded, Failure> {
+fn golden_input(path: &Path) -> Result<Input, Failure> {
     if path.as_os_str() != "-" && !path.exists() {
         let help = "name a capture of what a real director sent, or make one with -w";
         return Err(Failure::new(Status::GoldenMissing, format!("{}: no such golden; {help}", path.display())));
     }
-    load(&[Input::new(path)?])
+    Ok(Input::new(path)?)
 }
 
 /// The director: described, from the command line, or inferred from the capture.

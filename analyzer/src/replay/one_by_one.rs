@@ -51,7 +51,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     let BulkRequest { ignore, watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
     let replies = Pairs::new(ignore, local_ports.clone());
-    let golden = match golden.map(|path| GoldenStream::open(path, config, ignore, local_ports)).transpose() {
+    let golden = match golden.map(|golden| GoldenStream::open(golden, config, ignore, local_ports)).transpose() {
         Ok(golden) => golden,
         // There it is told what is wrong.
         Err(_) => return Ok(Err(Detour::Careful)),
