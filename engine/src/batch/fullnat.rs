@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! classify   every part of the window by itself     lane.rs              which packets are plain
-//! find       every part by itself                   Director::find       which connection
+//! find       every part of a chunk by itself        Director::find       which connection
 //! follow     in the order of the packets            Director::follow     states, timers, servers, local ports
-//! rewrite    every part by itself                   here                 the frames that leave
+//! rewrite    every part of a chunk by itself        here                 the frames that leave
 //! ```
 //!
 //! Unlike Linux's connections, which shards follow at once, these are followed one by one, by the code of the serial
@@ -18,14 +18,13 @@ use super::hands::Hands;
 use super::lane::{Ends, Item, Lane, Port};
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
-use crate::dpvs::follow::{Leaves, Opening, Outcome, Passed, Request, ServerWay, Ways};
-use crate::dpvs::{ConnectionId, Director, FlowKey, erase_timestamp, is_forged};
+use crate::dpvs::follow::{Found, Leaves, Opening, Outcome, Passed, Request, ServerWay, ServiceEnd, Ways};
+use crate::dpvs::{Director, Flow, erase_timestamp, is_forged};
 use crate::draws::Draw;
 use crate::output::{DrawnField, DrawnKind, EmittedFrame};
 use crate::packet::checksum::{Sum, internet};
-use crate::track::Fingerprint;
 use crate::verdict::{Forwarded, Verdict};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,10 +44,8 @@ const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
 
 /// Packets whose connections are looked at together, so that memory brings several at once.
 const GROUP: usize = 64;
-/// How many packets are followed before their frames are made.
+/// How many packets are found, and followed, before their frames are made.
 const CHUNK: usize = 16_384;
-/// In the place of a connection: none was found.
-const NONE: u32 = u32::MAX;
 
 /// What batch works with as long as nothing but connections changes.
 #[derive(Debug)]
@@ -62,13 +59,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The plan for a director as it is now; none when no packet can take the parallel way.
-    pub fn new(director: &Director) -> Option<Plan> {
+    pub fn new(director: &mut Director) -> Option<Plan> {
         let ways = director.ways()?;
         let ports = director
             .ports()
             .map(|(mac, mtu, open)| Port { mac, mtu, longest_frame: ETHERNET + mtu.max(46) as usize, open })
             .collect();
-        let services = ways.services.iter().map(|(protocol, end)| ((end.ip(), end.port(), protocol.0), false));
+        let services = ways.services.iter().map(|end| ((end.address.ip(), end.address.port(), end.protocol.0), false));
         let ends = Ends::new(services, []);
         Some(Plan { ports, ends, ways, outcomes: Default::default() })
     }
@@ -83,7 +80,7 @@ pub(super) struct Stretch<'a, F> {
     pub starts: &'a [usize],
     /// The frames of the run, by their number in the window. All are in lane.
     pub range: Range<usize>,
-    /// For each packet in lane of the window: its connection (upper half), and what it acknowledges.
+    /// For each packet in lane of the window: what was found for it.
     pub found: &'a [AtomicU64],
     /// Who works.
     pub hands: Hands,
@@ -118,25 +115,27 @@ impl<F: Frames> Stretch<'_, F> {
         (lane, &lane.items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
     }
 
-    /// Finds the connections that packets have as the table is now.
+    /// Finds the connections that packets have as the table is now. Memory is asked first for what is needed of the index, then of
+    /// the connections, of many packets at a time.
     fn find(&self, director: &Director, plan: &Plan) {
         self.hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
             let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let mut wanted = [(Fingerprint::default(), 0); GROUP];
-                for ((wanted, item), frame) in wanted.iter_mut().zip(items).zip(&mut frames) {
-                    let Some(key) = key(plan, lane, item) else { continue };
-                    let acknowledgement = transport(&key) + ACKNOWLEDGEMENT;
-                    let acknowledged = if key.protocol == Protocol::TCP { double(frame, acknowledgement) } else { 0 };
-                    *wanted = (key.fingerprint(), acknowledged);
-                    director.prefetch_index(wanted.0);
+                let mut wanted: [Option<(&ServiceEnd, Flow)>; GROUP] = [None; GROUP];
+                for (wanted, item) in wanted.iter_mut().zip(items) {
+                    *wanted = flow(plan, lane, item);
+                    if let Some((_, flow)) = wanted {
+                        director.prefetch_index(flow);
+                    }
                 }
-                wanted[..items.len()].iter().for_each(|(key, _)| director.prefetch_found(*key));
-                for (((fingerprint, acknowledged), item), found) in wanted.iter().zip(items).zip(found) {
-                    let id = key(plan, lane, item).and_then(|key| director.find(&key, *fingerprint)).map_or(NONE, |id| id.0);
-                    found.store(u64::from(id) << 32 | u64::from(*acknowledged), Ordering::Relaxed);
+                wanted.iter().flatten().for_each(|(_, flow)| director.prefetch_found(flow));
+                for (((wanted, item), found), frame) in wanted.iter().zip(items).zip(found).zip(&mut frames) {
+                    let find = |(end, flow): &(&ServiceEnd, Flow)| {
+                        director.find(&plan.ways, flow, &request(item), acknowledged(frame, end))
+                    };
+                    found.store(wanted.as_ref().map_or(Found::NONE, find).0, Ordering::Relaxed);
                 }
             }
         });
@@ -149,23 +148,18 @@ impl<F: Frames> Stretch<'_, F> {
             let mut emitted = Emitted::default();
             let (lane, items, found) = self.packets(part);
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let words = || found.iter().map(|found| found.load(Ordering::Relaxed));
-                let mut looked_at = 0;
-                for (word, item) in words().zip(items) {
-                    match ((word >> 32) as u32, key(plan, lane, item)) {
-                        (NONE, Some(key)) => director.prefetch_index(key.fingerprint()),
-                        (NONE, None) => {}
-                        (id, _) => looked_at ^= director.touch(ConnectionId(id)),
+                let words = || found.iter().map(|found| Found(found.load(Ordering::Relaxed)));
+                for (found, item) in words().zip(items) {
+                    match (found.id(), flow(plan, lane, item)) {
+                        (Some(id), _) => director.prefetch(id),
+                        (None, Some((_, flow))) => director.prefetch_index(&flow),
+                        (None, None) => {}
                     }
                 }
-                std::hint::black_box(looked_at);
-                for (item, word) in items.iter().zip(words()) {
-                    let id = Some((word >> 32) as u32).filter(|id| *id != NONE).map(ConnectionId);
+                for (item, found) in items.iter().zip(words()) {
+                    let flow = || flow(plan, lane, item).map(|(_, flow)| flow);
                     let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
-                    let (time, flags, acknowledgement, length) = (item.time, item.flags, word as u32, item.len);
-                    let request = Request { time, flags, acknowledgement, length };
-                    let outcome = director.follow(&plan.ways, &request, (id, known), || key(plan, lane, item), opening);
-                    let Some(outcome) = outcome else {
+                    let Some(outcome) = director.follow(&plan.ways, &request(item), (found, known), flow, opening) else {
                         made.push(emitted);
                         return made;
                     };
@@ -217,10 +211,6 @@ pub(super) fn run<F: Frames, S: Sink>(
     emitted: &mut Emitted,
     stage: &mut dyn FnMut(Stage),
 ) -> usize {
-    stage(Stage::Track);
-    let known = director.created();
-    stretch.find(director, plan);
-    stage(Stage::Schedule);
     let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
     followed.clear();
     let mut before = Vec::new();
@@ -230,6 +220,10 @@ pub(super) fn run<F: Frames, S: Sink>(
     loop {
         let next = stretch.part(at..stretch.range.end.min(at + CHUNK));
         outcomes.clear();
+        stage(Stage::Track);
+        next.find(director, plan);
+        let known = director.created();
+        stage(Stage::Schedule);
         let shared: &S = sink;
         let ways = &plan.ways;
         let follow = || next.follow(director, plan, known, &mut outcomes);
@@ -261,22 +255,23 @@ pub(super) fn run<F: Frames, S: Sink>(
     at - stretch.range.start
 }
 
-/// What the connection of a packet is found by.
+/// The flow of a packet, and the service that it goes to.
 #[inline]
-fn key(plan: &Plan, lane: &Lane, item: &Item) -> Option<FlowKey> {
-    let &(address, port, protocol) = plan.ends.list.get(usize::from(item.end))?;
-    let client = lane.client(item, Family::from(address));
-    Some(FlowKey {
-        protocol: Protocol(protocol),
-        source: SocketAddr::new(client, item.port),
-        destination: SocketAddr::new(address, port),
-    })
+fn flow<'a>(plan: &'a Plan, lane: &Lane, item: &Item) -> Option<(&'a ServiceEnd, Flow)> {
+    let end = plan.ways.services.get(usize::from(item.end))?;
+    Some((end, end.flow(lane.client(item, Family::from(end.address.ip())), item.port)))
 }
 
-/// Where the transport header stands in a frame in lane.
 #[inline]
-fn transport(key: &FlowKey) -> usize {
-    ETHERNET + if key.destination.is_ipv4() { IPV4 } else { IPV6 }
+fn request(item: &Item) -> Request {
+    Request { time: item.time, flags: item.flags, length: item.len }
+}
+
+/// What a frame to a service acknowledges, if it is TCP.
+#[inline]
+fn acknowledged(frame: &[u8], end: &ServiceEnd) -> u32 {
+    let ip = if end.address.is_ipv4() { IPV4 } else { IPV6 };
+    double(frame, ETHERNET + ip + ACKNOWLEDGEMENT)
 }
 
 /// Four bytes as a number.
@@ -290,8 +285,9 @@ fn opening(arrival: &Arrival<'_>) -> Option<Opening> {
     let header = arrival.frame.first_chunk::<ETHERNET>()?;
     let mac = |at: usize| MacAddr([header[at], header[at + 1], header[at + 2], header[at + 3], header[at + 4], header[at + 5]]);
     let ip = if header[12..14] == [8, 0] { IPV4 } else { IPV6 };
-    let sequence = double(arrival.frame, ETHERNET + ip + SEQUENCE);
-    Some(Opening { interface: arrival.interface, macs: (mac(6), mac(0)), sequence })
+    let number = |at: usize| double(arrival.frame, ETHERNET + ip + at);
+    let (sequence, acknowledgement) = (number(SEQUENCE), number(ACKNOWLEDGEMENT));
+    Some(Opening { interface: arrival.interface, macs: (mac(6), mac(0)), sequence, acknowledgement })
 }
 
 /// Makes the frame of a packet in lane and gives it to the sink.
@@ -306,7 +302,8 @@ fn emit<S: Sink>(
 ) -> Option<Verdict> {
     let way = ways.server(leaves.server)?;
     let mut head = [0; HEAD];
-    let made = rewrite(&mut head, arrival.frame, way, leaves, ways.takes_ttl && !leaves.fast)?;
+    let local = ways.local(leaves.local)?;
+    let made = rewrite(&mut head, arrival.frame, way, (local, leaves), ways.takes_ttl && !leaves.fast)?;
     let passed = passed.get_mut(leaves.server as usize)?;
     passed.packets += 1;
     passed.bytes += made.length as u64;
@@ -349,7 +346,13 @@ fn copy_headers(head: &mut [u8; HEAD], frame: &[u8], len: usize) -> Option<()> {
 
 /// Rewrites the headers of a frame in lane.
 #[inline]
-fn rewrite(head: &mut [u8; HEAD], frame: &[u8], way: &ServerWay, leaves: &Leaves, takes_ttl: bool) -> Option<Made> {
+fn rewrite(
+    head: &mut [u8; HEAD],
+    frame: &[u8],
+    way: &ServerWay,
+    (local, leaves): (IpAddr, &Leaves),
+    takes_ttl: bool,
+) -> Option<Made> {
     let v4 = frame.get(12..14)? == [8, 0];
     let word = |at: usize| frame.get(at..at + 2).map(|word| usize::from(u16::from_be_bytes([word[0], word[1]])));
     let (ip, length, protocol) = if v4 { (IPV4, word(16)?, *frame.get(23)?) } else { (IPV6, IPV6 + word(18)?, *frame.get(20)?) };
@@ -362,7 +365,7 @@ fn rewrite(head: &mut [u8; HEAD], frame: &[u8], way: &ServerWay, leaves: &Leaves
     head[6..12].copy_from_slice(&way.macs.1.0);
     let hop = ETHERNET + if v4 { 8 } else { 7 };
     head[hop] -= u8::from(takes_ttl && head[hop] > 0);
-    let addresses = match (leaves.local.ip(), way.real.ip()) {
+    let addresses = match (local, way.real.ip()) {
         (IpAddr::V4(local), IpAddr::V4(real)) if v4 => {
             head[26..30].copy_from_slice(&local.octets());
             head[30..34].copy_from_slice(&real.octets());
@@ -379,7 +382,7 @@ fn rewrite(head: &mut [u8; HEAD], frame: &[u8], way: &ServerWay, leaves: &Leaves
         _ => return None,
     };
     let body = head.get_mut(at..end)?;
-    body.get_mut(..2)?.copy_from_slice(&leaves.local.port().to_be_bytes());
+    body.get_mut(..2)?.copy_from_slice(&leaves.port.to_be_bytes());
     body.get_mut(2..4)?.copy_from_slice(&way.real.port().to_be_bytes());
     let mut forged = false;
     let check = if tcp {

@@ -5,30 +5,56 @@
 //! with the serial director's own code: what opens, moves on and ends a connection is the same in both compositions. What is left,
 //! making the frames, needs no director at all.
 
-use super::connection::{Connection, ConnectionId, FlowKey, Path};
+use super::connection::Path;
 use super::director::Director;
+use super::entry::{Entry, EntryFlags};
+use super::expiry::timer_end;
+use super::flow::{EndHash, Flow};
 use super::link::{Neighbour, Way};
-use super::service::{Service, Services};
-use super::state::{Direction, State, flag};
-use crate::config::{DpvsSettings, ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProtocol, ServiceKey};
-use crate::draws::{Draw, Draws};
+use super::service::Service;
+use super::shared::NO_VALUE;
+use super::state::{Direction, flag};
+use super::table::ConnectionId;
+use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProtocol, ServiceKey};
+use crate::draws::Draw;
 use crate::output::Output;
 use crate::time::Nanos;
-use crate::track::Fingerprint;
 use crate::verdict::DropReason;
 use std::net::{IpAddr, SocketAddr};
 
 /// Where packets go while nothing but connections changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ways {
-    /// Services all of whose packets may be in lane: their protocols and ends.
-    pub services: Vec<(Protocol, SocketAddr)>,
+    /// Services all of whose packets may be in lane.
+    pub services: Vec<ServiceEnd>,
     /// By number: the way to a real server of such a service.
     servers: Vec<Option<ServerWay>>,
+    /// Local addresses by number.
+    locals: Vec<IpAddr>,
     /// Until then all neighbours are known.
     pub until: Nanos,
     /// Routed packets lose one of their TTL.
     pub takes_ttl: bool,
+}
+
+/// Where packets of a service in lane go to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceEnd {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The number of both.
+    number: u16,
+    hash: EndHash,
+}
+
+impl ServiceEnd {
+    /// The flow of packets from a client.
+    #[inline]
+    pub fn flow(&self, client: IpAddr, port: u16) -> Flow {
+        Flow { client, port, end: self.number, fingerprint: self.hash.with(client, port) }
+    }
 }
 
 /// The way to a real server.
@@ -42,13 +68,22 @@ pub(crate) struct ServerWay {
     pub interface: InterfaceId,
     /// The Ethernet addresses of frames to it: destination, source.
     pub macs: (MacAddr, MacAddr),
+    /// The number of the fast path of a connection whose real server answers by this way.
+    path: u16,
     mtu: u32,
 }
 
 impl Ways {
     /// The way to a server.
+    #[inline]
     pub fn server(&self, number: u32) -> Option<&ServerWay> {
         self.servers.get(number as usize)?.as_ref()
+    }
+
+    /// The local address of a number.
+    #[inline]
+    pub fn local(&self, number: u16) -> Option<IpAddr> {
+        self.locals.get(usize::from(number)).copied()
     }
 
     /// As many as servers ever were.
@@ -64,13 +99,11 @@ pub(crate) struct Request {
     pub time: Nanos,
     /// TCP flags.
     pub flags: u8,
-    /// TCP: what it acknowledges.
-    pub acknowledgement: u32,
     /// Length of the IP packet.
     pub length: u16,
 }
 
-/// What else is needed of the first packets of a connection.
+/// What else is needed of a packet whose connection was not found beforehand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
     /// Where it arrived.
@@ -79,6 +112,35 @@ pub(crate) struct Opening {
     pub macs: (MacAddr, MacAddr),
     /// TCP: its sequence number.
     pub sequence: u32,
+    /// TCP: what it acknowledges.
+    pub acknowledgement: u32,
+}
+
+/// What was found for a packet while nobody changed the table: in a word, which threads hand each other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found(pub u64);
+
+impl Found {
+    /// None was there.
+    pub const NONE: Found = Found(0);
+    const SOME: u64 = 1 << 63;
+    const PLAIN: u64 = 1 << 62;
+
+    fn connection(ConnectionId(id): ConnectionId, plain: bool) -> Found {
+        Found(Found::SOME | if plain { Found::PLAIN } else { 0 } | u64::from(id))
+    }
+
+    /// The connection, if there is one.
+    #[inline]
+    pub fn id(self) -> Option<ConnectionId> {
+        (self.0 & Found::SOME != 0).then_some(ConnectionId(self.0 as u32))
+    }
+
+    /// All that the packet does is to move its connection on.
+    #[inline]
+    fn is_plain(self) -> bool {
+        self.0 & Found::PLAIN != 0
+    }
 }
 
 /// What becomes of a packet: all that it takes to make its frame.
@@ -93,13 +155,16 @@ pub(crate) enum Outcome {
 /// How a packet leaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaves {
-    /// What its sequence number is moved by, and the connection's number: the draw's.
-    pub offset: u32,
+    /// The connection's number: the draw's.
     pub connection: u64,
+    /// What its sequence number is moved by.
+    pub offset: u32,
     /// The real server.
     pub server: u32,
-    /// The local address and port.
-    pub local: SocketAddr,
+    /// The number of the local address.
+    pub local: u16,
+    /// The local port.
+    pub port: u16,
     /// It opened its connection.
     pub new: bool,
     /// By the fast path: its TTL stays.
@@ -122,24 +187,34 @@ impl Director {
     }
 
     /// Where packets go as the director is now; none when no service can be in lane.
-    pub(crate) fn ways(&self) -> Option<Ways> {
+    pub(crate) fn ways(&mut self) -> Option<Ways> {
+        // From now on other addresses may be local ones.
+        self.connections.enter_answers();
         let mut ways = Ways { until: Nanos::NEVER, takes_ttl: self.settings.xmit_ttl, ..Ways::default() };
         ways.servers.resize(self.services.servers_ever(), None);
-        for service in self.services.iter() {
-            let Some((end, found, until)) = self.ways_of(service) else { continue };
-            ways.services.push(end);
+        let locals = self.services.iter().flat_map(|service| service.locals.iter());
+        let locals: Vec<IpAddr> = locals.map(|local| local.address).collect();
+        let found: Vec<_> = self.services.iter().filter_map(|service| self.ways_of(service)).collect();
+        let beside = &mut self.connections.beside;
+        for ((protocol, address), found, until) in found {
             ways.until = ways.until.min(until);
-            for (number, way) in found {
-                if let Some(place) = ways.servers.get_mut(number as usize) {
-                    *place = Some(way);
+            for (server, way) in found {
+                let (peer, own) = way.macs;
+                let path = beside.paths.number(Path { interface: way.interface, peer, own });
+                if let (Some(place), Some(path)) = (ways.servers.get_mut(server as usize), path) {
+                    *place = Some(ServerWay { path, ..way });
                 }
             }
+            // What a connection of the lane is found by from its server's side must not be some client's side of another.
+            if !locals.contains(&address.ip())
+                && let Some(number) = beside.ends.number((protocol, address))
+            {
+                ways.services.push(ServiceEnd { protocol, address, number, hash: EndHash::of(protocol, address) });
+            }
         }
-        // What a connection of the lane is found by from its server's side must not be some client's side of another.
-        let is_local =
-            |address: IpAddr| self.services.iter().any(|service| service.locals.iter().any(|own| own.address == address));
-        ways.services.retain(|(_, end)| !is_local(end.ip()));
-        (!ways.services.is_empty()).then_some(ways)
+        let all_numbered = locals.iter().all(|local| beside.locals.number(*local).is_some());
+        ways.locals = beside.locals.all().to_vec();
+        (all_numbered && !ways.services.is_empty()).then_some(ways)
     }
 
     /// The ways to a service's servers and until when they are known, if its packets may be in lane.
@@ -168,7 +243,10 @@ impl Director {
             until = until.min(known);
             let real = SocketAddr::new(key.address, if key.port == 0 { port } else { key.port });
             let macs = (mac, self.link.mac(way.interface));
-            found.push((*number, ServerWay { service: service.number, real, interface: way.interface, macs, mtu: way.mtu }));
+            found.push((
+                *number,
+                ServerWay { service: service.number, real, interface: way.interface, macs, path: NO_VALUE, mtu: way.mtu },
+            ));
         }
         Some(((protocol, SocketAddr::new(address, port)), found, until))
     }
@@ -184,20 +262,50 @@ impl Director {
 
     /// Asks memory for where the search for a connection begins.
     #[inline]
-    pub(crate) fn prefetch_index(&self, key: Fingerprint) {
-        self.connections.prefetch_index(key);
+    pub(crate) fn prefetch_index(&self, flow: &Flow) {
+        self.connections.prefetch_index(flow.fingerprint);
     }
 
     /// Asks memory for the connection that a search most likely finds.
     #[inline]
-    pub(crate) fn prefetch_found(&self, key: Fingerprint) {
-        self.connections.prefetch_found(key);
+    pub(crate) fn prefetch_found(&self, flow: &Flow) {
+        self.connections.prefetch_found(flow.fingerprint);
     }
 
-    /// The connection of a client's packet as the table is now, if it has one.
+    /// Asks memory for a connection.
     #[inline]
-    pub(crate) fn find(&self, key: &FlowKey, fingerprint: Fingerprint) -> Option<ConnectionId> {
-        self.connections.find_at(key, fingerprint).filter(|(_, direction)| *direction == Direction::In).map(|(id, _)| id)
+    pub(crate) fn prefetch(&self, id: ConnectionId) {
+        self.connections.prefetch(id);
+    }
+
+    /// What there is for a client's packet as the table is now. All but states, counts and timers stays as it is, while packets
+    /// are followed, until the connection ends: so it is said here already whether they are all that the packet changes.
+    #[inline]
+    pub(crate) fn find(&self, ways: &Ways, flow: &Flow, request: &Request, acknowledgement: u32) -> Found {
+        let found = self.connections.find_flow(flow).filter(|(_, direction)| *direction == Direction::In);
+        found.map_or(Found::NONE, |(id, _)| {
+            let entry = self.connections.entry(id);
+            let plain = entry.is_some_and(|entry| self.moves_on(ways, entry, request, acknowledgement));
+            Found::connection(id, plain)
+        })
+    }
+
+    /// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads. The
+    /// connection's real server and its service's address say what its real end is.
+    #[inline]
+    fn moves_on(&self, ways: &Ways, entry: &Entry, request: &Request, acknowledgement: u32) -> bool {
+        const ODD: EntryFlags = EntryFlags::WHOLE.union(EntryFlags::PROXY_PENDING).union(EntryFlags::UOA);
+        let Some(binding) = self.connections.beside.bindings.get(entry.binding) else { return false };
+        let Some(way) = ways.server(binding.server) else { return false };
+        // One that carries the client's address.
+        let triggers =
+            acknowledgement == entry.trigger && request.flags & (flag::SYN | flag::RST) == 0 && binding.protocol == Protocol::TCP;
+        request.flags & flag::SYN == 0
+            && !triggers
+            && !entry.flags.intersects(ODD)
+            && way.service == binding.service
+            && (entry.server_path == NO_VALUE || entry.server_path == way.path)
+            && u32::from(request.length) <= way.mtu
     }
 
     /// How many connections were made so far: those that a run opens have this number or a greater one.
@@ -205,20 +313,15 @@ impl Director {
         self.created
     }
 
-    /// Looks at where a connection stands, so that memory brings it before it is needed.
-    #[inline]
-    pub(crate) fn touch(&self, id: ConnectionId) -> u64 {
-        self.connections.touch(id)
-    }
-
     /// Takes a packet that comes next; none if it is not plain: then nothing has happened but what happens in the serial
-    /// composition before it, too. `found` is its connection as the table was when `known` connections had been made.
+    /// composition before it, too. `found` was found when `known` connections had been made.
+    #[inline]
     pub(crate) fn follow(
         &mut self,
         ways: &Ways,
         request: &Request,
-        (found, known): (Option<ConnectionId>, u64),
-        key: impl FnOnce() -> Option<FlowKey>,
+        (found, known): (Found, u64),
+        flow: impl FnOnce() -> Option<Flow>,
         opening: impl FnOnce() -> Option<Opening>,
     ) -> Option<Outcome> {
         if request.time < self.now || !self.pass_quiet_time(request.time) {
@@ -226,44 +329,78 @@ impl Director {
         }
         self.now = request.time;
         // A place may have got another connection since.
-        let stays = |id: &ConnectionId| self.connections.peek(*id).is_some_and(|connection| connection.number < known);
-        let id = match found.filter(stays) {
-            Some(id) => id,
-            None => {
-                let key = key()?;
-                match self.connections.find(&key) {
-                    Some((id, Direction::In)) => id,
-                    Some((_, Direction::Out)) => return None,
-                    None => return self.follow_opening(ways, request, &key, opening),
-                }
-            }
-        };
-        let connection = self.connections.peek(id)?;
-        let way = ways.server(connection.server)?;
-        if !is_plain(connection, way, request) {
-            return None;
+        let stays = |id: &ConnectionId| self.connections.entry(*id).is_some_and(|entry| entry.number < known);
+        match found.id().filter(stays) {
+            Some(id) if found.is_plain() => self.move_on(id, request, opening),
+            Some(_) => None,
+            None => self.follow_unknown(ways, request, &flow()?, &opening()?),
         }
+    }
+
+    /// A packet whose connection was not there when it was looked for.
+    fn follow_unknown(&mut self, ways: &Ways, request: &Request, flow: &Flow, opening: &Opening) -> Option<Outcome> {
+        match self.connections.find_flow(flow) {
+            Some((id, Direction::In)) => {
+                let entry = self.connections.entry(id)?;
+                let plain = self.moves_on(ways, entry, request, opening.acknowledgement);
+                if plain { self.move_on(id, request, || Some(*opening)) } else { None }
+            }
+            Some((_, Direction::Out)) => None,
+            None => self.follow_opening(ways, request, flow, opening),
+        }
+    }
+
+    /// A packet that only moves its connection on.
+    #[inline]
+    fn move_on(&mut self, id: ConnectionId, request: &Request, opening: impl FnOnce() -> Option<Opening>) -> Option<Outcome> {
         let Director { connections, services, settings, draws, now, .. } = self;
-        let connection = connections.get_mut(id)?;
-        let before = connection.expires;
-        connection.follow(request, services, settings, draws, *now);
-        let (number, expires) = (connection.number, connection.expires);
-        let leaves = connection.leaves(settings, draws, false, opening);
+        let (entry, beside) = connections.entry_mut(id)?;
+        let binding = beside.bindings.get(entry.binding)?;
+        entry.state = entry.state.after_request(binding.protocol, request.flags);
+        let active = entry.state.is_active();
+        if active != entry.is_active() {
+            entry.flags.set(EntryFlags::ACTIVE, active);
+            services.set_active(binding.server, active);
+        }
+        let before = entry.expires;
+        entry.timer_starts += 1;
+        let starts = (entry.number, entry.timer_starts);
+        entry.expires = timer_end(entry.state, binding.timeout, starts, &settings.timeouts, draws, *now);
+        let (number, expires) = (entry.number, entry.expires);
+        let has_fast_path = !settings.fast_xmit_close;
+        let drawn = draws.value(Draw::SequenceOffset(number)) as u32;
+        let leaves = Leaves {
+            connection: number,
+            offset: drawn.wrapping_add(entry.inserted),
+            server: binding.server,
+            local: entry.local,
+            port: entry.local_port,
+            new: false,
+            fast: has_fast_path && entry.server_path != NO_VALUE,
+        };
+        let lacks_path = has_fast_path && entry.client_path == NO_VALUE;
         if expires < before {
             connections.look_at(id, number, expires);
+        }
+        if lacks_path {
+            self.learn_client_path(id, opening());
         }
         Some(Outcome::Leaves(leaves))
     }
 
+    /// The client's first frame after those that may not use the fast path.
+    #[cold]
+    fn learn_client_path(&mut self, id: ConnectionId, opening: Option<Opening>) {
+        if let Some(mut connection) = self.connections.take(id) {
+            connection.client_path = opening.map(|opening| opening.path());
+            self.connections.put_back(id, connection);
+        }
+    }
+
     /// A packet that has no connection.
-    fn follow_opening(
-        &mut self,
-        ways: &Ways,
-        request: &Request,
-        key: &FlowKey,
-        opening: impl FnOnce() -> Option<Opening>,
-    ) -> Option<Outcome> {
+    fn follow_opening(&mut self, ways: &Ways, request: &Request, flow: &Flow, opening: &Opening) -> Option<Outcome> {
         const ALL: u8 = flag::SYN | flag::ACK | flag::FIN | flag::RST;
+        let key = self.connections.flow_key(flow)?;
         let tcp = key.protocol == Protocol::TCP;
         let service = self.services.at(key.protocol, key.destination)?;
         let shortest = service.servers.iter().map(|server| ways.server(*server).map_or(0, |way| way.mtu)).min()?;
@@ -273,26 +410,39 @@ impl Director {
             return None;
         }
         let service = service.number;
-        let mut connection = match self.new_connection(service, key) {
+        let mut connection = match self.new_connection(service, &key) {
             Ok(connection) => connection,
             Err(reason) => return Some(Outcome::Dropped(reason)),
         };
-        connection.follow(request, &mut self.services, &self.settings, &self.draws, self.now);
-        let opening = opening();
-        if tcp {
-            connection.client_start = opening.map(|opening| opening.sequence);
-        }
-        let leaves = connection.leaves(&self.settings, &self.draws, true, || opening);
-        self.connections.insert(connection);
+        connection.state = connection.state.after_request(key.protocol, request.flags);
+        self.count_state(&mut connection);
+        self.refresh(&mut connection);
+        connection.client_start = tcp.then_some(opening.sequence);
+        connection.client_path = (!self.settings.fast_xmit_close).then(|| opening.path());
+        let drawn = self.draws.value(Draw::SequenceOffset(connection.number)) as u32;
+        let leaves = Leaves {
+            connection: connection.number,
+            offset: drawn.wrapping_add(connection.inserted),
+            server: connection.server,
+            local: self.connections.beside.locals.number(connection.local.ip())?,
+            port: connection.local.port(),
+            new: true,
+            fast: false,
+        };
+        self.connections.open(connection, flow);
         Some(Outcome::Leaves(leaves))
     }
 
     /// Lets time pass as far as only connections end that do so without a word; whether that is all of it.
+    #[inline]
     fn pass_quiet_time(&mut self, now: Nanos) -> bool {
+        self.connections.next_timer().is_none_or(|due| due > now) || self.end_quietly(now)
+    }
+
+    fn end_quietly(&mut self, now: Nanos) -> bool {
         let mut nothing = Output::default();
-        while let Some(next) = self.connections.peek_expired(now) {
-            let resets = next.protocol == Protocol::TCP && !next.is_one_way() && next.state == State::Established;
-            if resets || next.handshake.is_some() {
+        while let Some(quietly) = self.connections.next_ends_quietly(now) {
+            if !quietly {
                 return false;
             }
             let Some((due, id, connection)) = self.connections.take_expired(now) else { break };
@@ -319,34 +469,10 @@ impl Director {
     }
 }
 
-impl Connection {
-    /// State, counts and timer after a client's packet. What passed is counted where frames are made.
-    #[inline]
-    fn follow(&mut self, request: &Request, services: &mut Services, settings: &DpvsSettings, draws: &Draws, now: Nanos) {
-        self.state = match self.protocol {
-            Protocol::TCP => self.state.after_segment(Direction::In, request.flags, false),
-            _ => self.state.after_datagram(Direction::In),
-        };
-        self.count_state(services);
-        self.restart_timer(&settings.timeouts, draws, now);
-    }
-
-    /// How a client's packet leaves.
-    #[inline]
-    fn leaves(&mut self, settings: &DpvsSettings, draws: &Draws, new: bool, opening: impl FnOnce() -> Option<Opening>) -> Leaves {
-        let has_fast_path = !settings.fast_xmit_close;
-        if has_fast_path && self.client_path.is_none() {
-            self.client_path = opening().map(|Opening { interface, macs: (peer, own), .. }| Path { interface, peer, own });
-        }
-        let drawn = draws.value(Draw::SequenceOffset(self.number)) as u32;
-        Leaves {
-            offset: drawn.wrapping_add(self.inserted),
-            connection: self.number,
-            server: self.server,
-            local: self.local,
-            new,
-            fast: has_fast_path && self.server_path.is_some(),
-        }
+impl Opening {
+    fn path(&self) -> Path {
+        let (peer, own) = self.macs;
+        Path { interface: self.interface, peer, own }
     }
 }
 
@@ -359,21 +485,4 @@ pub(crate) struct Passed {
     pub bytes: u64,
     /// Segments with a TOA of the client's own.
     pub forged: u64,
-}
-
-/// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads. The
-/// connection's real server and its service's address say what its real end is.
-fn is_plain(connection: &Connection, way: &ServerWay, request: &Request) -> bool {
-    let opens = request.flags & flag::SYN != 0;
-    // One that carries the client's address.
-    let triggers = request.acknowledgement == connection.trigger && request.flags & (flag::SYN | flag::RST) == 0;
-    let there = Path { interface: way.interface, peer: way.macs.0, own: way.macs.1 };
-    let odd = opens || connection.protocol == Protocol::TCP && triggers;
-    !odd && way.service == connection.service
-        && connection.is_fullnat()
-        && connection.handshake.is_none()
-        && connection.uoa_sent.is_none()
-        && !connection.proxy_pending
-        && connection.server_path.is_none_or(|path| path == there)
-        && u32::from(request.length) <= way.mtu
 }
