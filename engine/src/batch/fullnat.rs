@@ -19,10 +19,11 @@ use super::lane::{Ends, Item, Lane, Port};
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::dpvs::follow::{Found, Leaves, Opening, Outcome, Passed, Request, ServerWay, ServiceEnd, Ways};
-use crate::dpvs::{Director, Flow, erase_timestamp, is_forged};
+use crate::dpvs::{ConnectionId, Director, Flow, erase_timestamp, is_forged};
 use crate::draws::Draw;
 use crate::output::{DrawnField, DrawnKind, EmittedFrame};
-use crate::packet::checksum::{Sum, internet};
+use crate::packet::checksum::Sum;
+use crate::track::Fingerprint;
 use crate::verdict::{Forwarded, Verdict};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -46,6 +47,14 @@ const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
 const GROUP: usize = 64;
 /// How many packets are found, and followed, before their frames are made.
 const CHUNK: usize = 16_384;
+
+/// What a packet looks for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    fingerprint: Fingerprint,
+    /// The first connection with that fingerprint: nearly always the right one, if there is one at all.
+    candidate: ConnectionId,
+}
 
 /// What batch works with as long as nothing but connections changes.
 #[derive(Debug)]
@@ -123,19 +132,23 @@ impl<F: Frames> Stretch<'_, F> {
             let arrivals = self.frames.arrivals(part, self.numbers(part));
             let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let mut wanted: [Option<(&ServiceEnd, Flow)>; GROUP] = [None; GROUP];
+                let mut wanted = [Wanted { fingerprint: Fingerprint::default(), candidate: ConnectionId::NONE }; GROUP];
                 for (wanted, item) in wanted.iter_mut().zip(items) {
-                    *wanted = flow(plan, lane, item);
-                    if let Some((_, flow)) = wanted {
-                        director.prefetch_index(flow);
+                    if let Some((end, flow)) = flow(plan, lane, item) {
+                        wanted.fingerprint = end.fingerprint(&flow);
+                        director.prefetch_index(wanted.fingerprint);
                     }
                 }
-                wanted.iter().flatten().for_each(|(_, flow)| director.prefetch_found(flow));
+                for wanted in &mut wanted[..items.len()] {
+                    wanted.candidate = director.candidate(wanted.fingerprint);
+                    director.prefetch(wanted.candidate);
+                }
                 for (((wanted, item), found), frame) in wanted.iter().zip(items).zip(found).zip(&mut frames) {
-                    let find = |(end, flow): &(&ServiceEnd, Flow)| {
-                        director.find(&plan.ways, flow, &request(item), acknowledged(frame, end))
+                    let find = |(end, flow): (&ServiceEnd, Flow)| {
+                        let wanted = (wanted.fingerprint, wanted.candidate);
+                        director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
                     };
-                    found.store(wanted.as_ref().map_or(Found::NONE, find).0, Ordering::Relaxed);
+                    found.store(flow(plan, lane, item).map_or(Found::none(wanted.fingerprint), find).0, Ordering::Relaxed);
                 }
             }
         });
@@ -149,15 +162,14 @@ impl<F: Frames> Stretch<'_, F> {
             let (lane, items, found) = self.packets(part);
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
                 let words = || found.iter().map(|found| Found(found.load(Ordering::Relaxed)));
-                for (found, item) in words().zip(items) {
-                    match (found.id(), flow(plan, lane, item)) {
-                        (Some(id), _) => director.prefetch(id),
-                        (None, Some((_, flow))) => director.prefetch_index(&flow),
-                        (None, None) => {}
+                for found in words() {
+                    match found.id() {
+                        Some(id) => director.prefetch(id),
+                        None => director.prefetch_index(found.fingerprint()),
                     }
                 }
                 for (item, found) in items.iter().zip(words()) {
-                    let flow = || flow(plan, lane, item).map(|(_, flow)| flow);
+                    let flow = || flow(plan, lane, item);
                     let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
                     let Some(outcome) = director.follow(&plan.ways, &request(item), (found, known), flow, opening) else {
                         made.push(emitted);
@@ -182,6 +194,7 @@ impl<F: Frames> Stretch<'_, F> {
             let part = parts.start + index;
             let mut piece = sink.piece(before[index]);
             let mut passed = vec![Passed::default(); ways.servers()];
+            let mut head = [0; HEAD];
             let numbers = self.numbers(part);
             let first = self.starts[part] + numbers.start - self.range.start;
             let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
@@ -189,7 +202,7 @@ impl<F: Frames> Stretch<'_, F> {
             for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
                 let Some(arrival) = arrival else { continue };
                 let verdict = match outcome {
-                    Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
+                    Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, (&mut head, &mut passed)),
                     Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
                 };
                 if let Some(verdict) = verdict {
@@ -298,12 +311,11 @@ fn emit<S: Sink>(
     ways: &Ways,
     arrival: &Arrival<'_>,
     leaves: &Leaves,
-    passed: &mut [Passed],
+    (head, passed): (&mut [u8; HEAD], &mut [Passed]),
 ) -> Option<Verdict> {
     let way = ways.server(leaves.server)?;
-    let mut head = [0; HEAD];
-    let local = ways.local(leaves.local)?;
-    let made = rewrite(&mut head, arrival.frame, way, (local, leaves), ways.takes_ttl && !leaves.fast)?;
+    let change = Change { way, local: ways.local(leaves.local)?, leaves, takes_ttl: ways.takes_ttl && !leaves.fast };
+    let made = rewrite(head, arrival.frame, &change)?;
     let passed = passed.get_mut(leaves.server as usize)?;
     passed.packets += 1;
     passed.bytes += made.length as u64;
@@ -319,6 +331,14 @@ fn emit<S: Sink>(
     Some(Verdict::Forwarded(Forwarded { service: way.service, server: leaves.server, new: leaves.new }))
 }
 
+/// What happens to a frame.
+struct Change<'a> {
+    way: &'a ServerWay,
+    local: IpAddr,
+    leaves: &'a Leaves,
+    takes_ttl: bool,
+}
+
 /// What was made of a frame.
 struct Made {
     /// How many bytes its headers have, link header included.
@@ -331,79 +351,108 @@ struct Made {
     forged: bool,
 }
 
-/// Copies as many bytes of headers: of the usual TCP over IPv4 and UDP over IPv4 without a call.
-#[inline]
-fn copy_headers(head: &mut [u8; HEAD], frame: &[u8], len: usize) -> Option<()> {
-    const TCP_V4: usize = ETHERNET + IPV4 + TCP;
-    const UDP_V4: usize = ETHERNET + IPV4 + UDP;
-    match len {
-        TCP_V4 => *head.first_chunk_mut::<TCP_V4>()? = *frame.first_chunk()?,
-        UDP_V4 => *head.first_chunk_mut::<UDP_V4>()? = *frame.first_chunk()?,
-        _ => head.get_mut(..len)?.copy_from_slice(frame.get(..len)?),
-    }
-    Some(())
+/// Which headers a frame in lane has.
+#[derive(Clone, Copy)]
+struct Headers {
+    /// IPv4, else IPv6.
+    v4: bool,
+    /// TCP, else UDP.
+    tcp: bool,
+    /// Length of the transport header.
+    transport: usize,
+    /// Length of the IP packet.
+    length: usize,
 }
 
-/// Rewrites the headers of a frame in lane.
+impl Headers {
+    #[inline]
+    fn of(frame: &[u8]) -> Option<Headers> {
+        let header = frame.first_chunk::<{ ETHERNET + IPV4 }>()?;
+        let word = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+        let v4 = word(12) == 0x0800;
+        let (ip, length, protocol) = if v4 { (IPV4, word(16), header[23]) } else { (IPV6, IPV6 + word(18), header[20]) };
+        let tcp = Protocol(protocol) == Protocol::TCP;
+        let transport = if tcp { usize::from(frame.get(ETHERNET + ip + 12)? >> 4) * 4 } else { UDP };
+        Some(Headers { v4, tcp, transport, length })
+    }
+}
+
+/// Rewrites the headers of a frame in lane. Those of the usual ones have lengths that are known here: copies and sums of them
+/// are a few moves.
 #[inline]
-fn rewrite(
-    head: &mut [u8; HEAD],
-    frame: &[u8],
-    way: &ServerWay,
-    (local, leaves): (IpAddr, &Leaves),
-    takes_ttl: bool,
-) -> Option<Made> {
-    let v4 = frame.get(12..14)? == [8, 0];
-    let word = |at: usize| frame.get(at..at + 2).map(|word| usize::from(u16::from_be_bytes([word[0], word[1]])));
-    let (ip, length, protocol) = if v4 { (IPV4, word(16)?, *frame.get(23)?) } else { (IPV6, IPV6 + word(18)?, *frame.get(20)?) };
+fn rewrite(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>) -> Option<Made> {
+    match Headers::of(frame)? {
+        Headers { v4: true, tcp: true, transport: TCP, length } => {
+            rewrite_headers(head, frame, change, Headers { v4: true, tcp: true, transport: TCP, length })
+        }
+        headers => rewrite_others(head, frame, change, headers),
+    }
+}
+
+#[inline(never)]
+fn rewrite_others(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>, headers: Headers) -> Option<Made> {
+    rewrite_headers(head, frame, change, headers)
+}
+
+#[inline(always)]
+fn rewrite_headers(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>, headers: Headers) -> Option<Made> {
+    let Change { way, local, leaves, takes_ttl } = *change;
+    let Headers { v4, tcp, transport, length } = headers;
+    let ip = if v4 { IPV4 } else { IPV6 };
     let at = ETHERNET + ip;
-    let tcp = Protocol(protocol) == Protocol::TCP;
-    let header = if tcp { usize::from(frame.get(at + 12)? >> 4) * 4 } else { UDP };
-    let end = at + header;
-    copy_headers(head, frame, end)?;
+    let end = at + transport;
+    let packet_end = ETHERNET + length;
+    let payload = frame.get(end..packet_end)?;
+    let protocol = if tcp { Protocol::TCP } else { Protocol::UDP };
+    let head = head.get_mut(..end)?;
+    head.copy_from_slice(frame.get(..end)?);
     head[..6].copy_from_slice(&way.macs.0.0);
     head[6..12].copy_from_slice(&way.macs.1.0);
     let hop = ETHERNET + if v4 { 8 } else { 7 };
-    head[hop] -= u8::from(takes_ttl && head[hop] > 0);
+    let hops = frame[hop] - u8::from(takes_ttl && frame[hop] > 0);
+    head[hop] = hops;
+    // Checksums are computed afresh, as DPVS does: a wrong one becomes right. Nothing is summed that was just written to the head, if
+    // it can be helped: a load of bytes that were written in smaller pieces waits for all of them.
     let addresses = match (local, way.real.ip()) {
         (IpAddr::V4(local), IpAddr::V4(real)) if v4 => {
             head[26..30].copy_from_slice(&local.octets());
             head[30..34].copy_from_slice(&real.octets());
-            head[24..26].fill(0);
-            let checksum = internet(&head[ETHERNET..ETHERNET + IPV4]);
+            let addresses = Sum::new().double(local.into()).double(real.into());
+            let changed = addresses.word(u16::from_be_bytes([hops, protocol.0]));
+            let checksum = changed.header_and(&frame[ETHERNET..hop], &[]).checksum();
             head[24..26].copy_from_slice(&checksum.to_be_bytes());
-            Sum::new().bytes(&head[26..34])
+            addresses
         }
         (IpAddr::V6(local), IpAddr::V6(real)) if !v4 => {
             head[22..38].copy_from_slice(&local.octets());
             head[38..54].copy_from_slice(&real.octets());
-            Sum::new().bytes(&head[22..54])
+            Sum::new().address(local.into()).address(real.into())
         }
         _ => return None,
     };
-    let body = head.get_mut(at..end)?;
-    body.get_mut(..2)?.copy_from_slice(&leaves.port.to_be_bytes());
-    body.get_mut(2..4)?.copy_from_slice(&way.real.port().to_be_bytes());
+    let ports = u32::from(leaves.port) << 16 | u32::from(way.real.port());
+    head[at..at + 4].copy_from_slice(&ports.to_be_bytes());
+    let sum = addresses.word(u16::from(protocol.0)).double((length - ip) as u32).double(ports);
     let mut forged = false;
-    let check = if tcp {
-        let sequence = double(body, SEQUENCE).wrapping_add(leaves.offset);
-        body.get_mut(SEQUENCE..SEQUENCE + 4)?.copy_from_slice(&sequence.to_be_bytes());
-        if header > TCP {
-            let options = body.get_mut(TCP..)?;
+    if tcp {
+        let sequence = double(frame, at + SEQUENCE).wrapping_add(leaves.offset);
+        head[at + SEQUENCE..at + ACKNOWLEDGEMENT].copy_from_slice(&sequence.to_be_bytes());
+        let (before, behind) = (&frame[at + ACKNOWLEDGEMENT..at + TCP_CHECKSUM], at + TCP_CHECKSUM + 2);
+        let sum = sum.double(sequence);
+        let sum = if transport > TCP {
+            let options = &mut head[at + TCP..];
             if leaves.new {
                 erase_timestamp(options);
             }
             forged = is_forged(options);
-        }
-        TCP_CHECKSUM
+            sum.header_and(before, payload).bytes(&head[behind..])
+        } else {
+            sum.header_and(before, &frame[behind..packet_end])
+        };
+        head[at + TCP_CHECKSUM..behind].copy_from_slice(&sum.checksum().to_be_bytes());
     } else {
-        UDP_CHECKSUM
-    };
-    // Afresh, as DPVS does: a wrong checksum becomes right.
-    body.get_mut(check..check + 2)?.fill(0);
-    let payload = frame.get(end..ETHERNET + length)?;
-    let sum = addresses.word(u16::from(protocol)).double((length - ip) as u32).bytes(body).bytes(payload);
-    let checksum = if tcp { sum.checksum() } else { sum.udp_checksum() };
-    body.get_mut(check..check + 2)?.copy_from_slice(&checksum.to_be_bytes());
+        let sum = sum.header_and(&frame[at + 4..at + UDP_CHECKSUM], payload);
+        head[at + UDP_CHECKSUM..end].copy_from_slice(&sum.udp_checksum().to_be_bytes());
+    }
     Some(Made { head: end, length, drawn: tcp.then_some(at), forged })
 }

@@ -132,6 +132,11 @@ impl Entry {
     /// The number of no connection.
     const NOBODY: u64 = u64::MAX;
 
+    /// That of an empty slot, where a connection with this binding and this local address is likely to be put.
+    pub(super) fn with(binding: u16, local: u16) -> Entry {
+        Entry { binding, local, ..Entry::EMPTY }
+    }
+
     /// Whether a connection stands here.
     #[inline]
     pub(super) fn is_taken(&self) -> bool {
@@ -284,8 +289,16 @@ impl Beside {
         self.wholes.get(entry.client).filter(|_| entry.flags.contains(EntryFlags::WHOLE))
     }
 
-    /// The address of a client.
+    /// Whether an entry's client has that address, if it is one of its family.
     #[inline]
+    pub(super) fn is_client(&self, entry: &Entry, client: IpAddr) -> bool {
+        match client {
+            IpAddr::V4(client) => entry.client == u32::from(client),
+            IpAddr::V6(client) => self.clients.get(entry.client) == Some(&client),
+        }
+    }
+
+    /// The address of a client.
     pub(super) fn client(&self, entry: &Entry, binding: &Binding) -> IpAddr {
         match binding.service_end {
             SocketAddr::V4(_) => Ipv4Addr::from(entry.client).into(),

@@ -66,6 +66,4 @@ pub(crate) struct Flow {
     pub(crate) port: u16,
     /// The number of the service's protocol and end.
     pub(crate) end: u16,
-    /// What its connection is looked up by.
-    pub(crate) fingerprint: Fingerprint,
 }

@@ -7,9 +7,9 @@
 
 use super::connection::Path;
 use super::director::Director;
-use super::entry::{Entry, EntryFlags};
+use super::entry::{Binding, Entry, EntryFlags};
 use super::expiry::timer_end;
-use super::flow::{EndHash, Flow};
+use super::flow::{EndHash, Flow, FlowKey};
 use super::link::{Neighbour, Way};
 use super::service::Service;
 use super::shared::NO_VALUE;
@@ -19,6 +19,7 @@ use crate::config::{ForwardingMethod, InterfaceId, MacAddr, Protocol, ProxyProto
 use crate::draws::Draw;
 use crate::output::Output;
 use crate::time::Nanos;
+use crate::track::Fingerprint;
 use crate::verdict::DropReason;
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,6 +30,8 @@ pub(crate) struct Ways {
     pub services: Vec<ServiceEnd>,
     /// By number: the way to a real server of such a service.
     servers: Vec<Option<ServerWay>>,
+    /// The ways of connections by the number of what they have in common.
+    bindings: Vec<BindingWay>,
     /// Local addresses by number.
     locals: Vec<IpAddr>,
     /// Until then all neighbours are known.
@@ -47,13 +50,23 @@ pub(crate) struct ServiceEnd {
     /// The number of both.
     number: u16,
     hash: EndHash,
+    /// The service's number.
+    service: u32,
+    /// The smallest MTU of the ways to its servers.
+    mtu: u32,
 }
 
 impl ServiceEnd {
     /// The flow of packets from a client.
     #[inline]
     pub fn flow(&self, client: IpAddr, port: u16) -> Flow {
-        Flow { client, port, end: self.number, fingerprint: self.hash.with(client, port) }
+        Flow { client, port, end: self.number }
+    }
+
+    /// What the connection of a flow is looked up by.
+    #[inline]
+    pub fn fingerprint(&self, flow: &Flow) -> Fingerprint {
+        self.hash.with(flow.client, flow.port)
     }
 }
 
@@ -70,7 +83,46 @@ pub(crate) struct ServerWay {
     pub macs: (MacAddr, MacAddr),
     /// The number of the fast path of a connection whose real server answers by this way.
     path: u16,
+    /// The number of what connections by this way have in common.
+    binding: u16,
     mtu: u32,
+}
+
+/// The way of connections that have the same in common.
+#[derive(Clone, Copy, Debug)]
+struct BindingWay {
+    protocol: Protocol,
+    /// The number of their service's end.
+    end: u16,
+    /// As [`ServerWay::path`].
+    path: u16,
+    server: u32,
+    /// The longest packet that may be in lane.
+    longest: u32,
+    timeout: Option<u32>,
+}
+
+impl BindingWay {
+    fn of(binding: &Binding, ways: &Ways) -> BindingWay {
+        let Binding { protocol, end, server, service, timeout, .. } = *binding;
+        let way = ways.server(server).filter(|way| way.service == service);
+        let (path, longest) = way.map_or((NO_VALUE, 0), |way| (way.path, way.mtu));
+        BindingWay { protocol, end, path, server, longest, timeout }
+    }
+
+    /// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads. The
+    /// connection's real server and its service's address say what its real end is.
+    #[inline]
+    fn moves_on(&self, entry: &Entry, request: &Request, acknowledgement: u32) -> bool {
+        const ODD: EntryFlags = EntryFlags::WHOLE.union(EntryFlags::PROXY_PENDING).union(EntryFlags::UOA);
+        // One that carries the client's address.
+        let triggers = acknowledgement == entry.trigger && request.flags & flag::RST == 0 && self.protocol == Protocol::TCP;
+        request.flags & flag::SYN == 0
+            && !triggers
+            && !entry.flags.intersects(ODD)
+            && (entry.server_path == NO_VALUE || entry.server_path == self.path)
+            && u32::from(request.length) <= self.longest
+    }
 }
 
 impl Ways {
@@ -121,11 +173,16 @@ pub(crate) struct Opening {
 pub(crate) struct Found(pub u64);
 
 impl Found {
-    /// None was there.
-    pub const NONE: Found = Found(0);
     const SOME: u64 = 1 << 63;
     const PLAIN: u64 = 1 << 62;
 
+    /// There is none; it was looked for by this.
+    #[inline]
+    pub fn none(Fingerprint(fingerprint): Fingerprint) -> Found {
+        Found(u64::from(fingerprint))
+    }
+
+    #[inline]
     fn connection(ConnectionId(id): ConnectionId, plain: bool) -> Found {
         Found(Found::SOME | if plain { Found::PLAIN } else { 0 } | u64::from(id))
     }
@@ -134,6 +191,12 @@ impl Found {
     #[inline]
     pub fn id(self) -> Option<ConnectionId> {
         (self.0 & Found::SOME != 0).then_some(ConnectionId(self.0 as u32))
+    }
+
+    /// What it was looked for by, if there is none.
+    #[inline]
+    pub fn fingerprint(self) -> Fingerprint {
+        Fingerprint(self.0 as u32)
     }
 
     /// All that the packet does is to move its connection on.
@@ -196,30 +259,40 @@ impl Director {
         let locals: Vec<IpAddr> = locals.map(|local| local.address).collect();
         let found: Vec<_> = self.services.iter().filter_map(|service| self.ways_of(service)).collect();
         let beside = &mut self.connections.beside;
-        for ((protocol, address), found, until) in found {
+        for (end, found, until) in found {
             ways.until = ways.until.min(until);
-            for (server, way) in found {
+            let numbered = found.into_iter().map(|(server, way)| {
                 let (peer, own) = way.macs;
-                let path = beside.paths.number(Path { interface: way.interface, peer, own });
-                if let (Some(place), Some(path)) = (ways.servers.get_mut(server as usize), path) {
-                    *place = Some(ServerWay { path, ..way });
-                }
-            }
+                let path = beside.paths.number(Path { interface: way.interface, peer, own })?;
+                let binding = beside.bindings.number(Binding {
+                    service_end: end.address,
+                    real: way.real,
+                    server,
+                    service: end.service,
+                    timeout: self.services.service(end.service)?.settings.dpvs.connection_timeout,
+                    protocol: end.protocol,
+                    end: beside.ends.number((end.protocol, end.address))?,
+                })?;
+                *ways.servers.get_mut(server as usize)? = Some(ServerWay { path, binding, ..way });
+                Some(())
+            });
+            let all_numbered = numbered.fold(true, |all, numbered| all && numbered.is_some());
             // What a connection of the lane is found by from its server's side must not be some client's side of another.
-            if !locals.contains(&address.ip())
-                && let Some(number) = beside.ends.number((protocol, address))
+            if all_numbered
+                && !locals.contains(&end.address.ip())
+                && let Some(number) = beside.ends.number((end.protocol, end.address))
             {
-                ways.services.push(ServiceEnd { protocol, address, number, hash: EndHash::of(protocol, address) });
+                ways.services.push(ServiceEnd { number, ..end });
             }
         }
         let all_numbered = locals.iter().all(|local| beside.locals.number(*local).is_some());
         ways.locals = beside.locals.all().to_vec();
+        ways.bindings = beside.bindings.all().iter().map(|binding| BindingWay::of(binding, &ways)).collect();
         (all_numbered && !ways.services.is_empty()).then_some(ways)
     }
 
     /// The ways to a service's servers and until when they are known, if its packets may be in lane.
-    #[expect(clippy::type_complexity, reason = "its only caller takes it apart at once")]
-    fn ways_of(&self, service: &Service) -> Option<((Protocol, SocketAddr), Vec<(u32, ServerWay)>, Nanos)> {
+    fn ways_of(&self, service: &Service) -> Option<(ServiceEnd, Vec<(u32, ServerWay)>, Nanos)> {
         let ServiceKey::Address { protocol, address, port } = service.key else { return None };
         let settings = &service.settings;
         let odd = !matches!(protocol, Protocol::TCP | Protocol::UDP)
@@ -243,12 +316,13 @@ impl Director {
             until = until.min(known);
             let real = SocketAddr::new(key.address, if key.port == 0 { port } else { key.port });
             let macs = (mac, self.link.mac(way.interface));
-            found.push((
-                *number,
-                ServerWay { service: service.number, real, interface: way.interface, macs, path: NO_VALUE, mtu: way.mtu },
-            ));
+            let (service, interface) = (service.number, way.interface);
+            found.push((*number, ServerWay { service, real, interface, macs, path: NO_VALUE, binding: NO_VALUE, mtu: way.mtu }));
         }
-        Some(((protocol, SocketAddr::new(address, port)), found, until))
+        let (address, service) = (SocketAddr::new(address, port), service.number);
+        let hash = EndHash::of(protocol, address);
+        let mtu = found.iter().map(|(_, way)| way.mtu).min()?;
+        Some((ServiceEnd { protocol, address, number: NO_VALUE, hash, service, mtu }, found, until))
     }
 
     /// Whom a way leads to, and until when that is known.
@@ -262,14 +336,14 @@ impl Director {
 
     /// Asks memory for where the search for a connection begins.
     #[inline]
-    pub(crate) fn prefetch_index(&self, flow: &Flow) {
-        self.connections.prefetch_index(flow.fingerprint);
+    pub(crate) fn prefetch_index(&self, fingerprint: Fingerprint) {
+        self.connections.prefetch_index(fingerprint);
     }
 
-    /// Asks memory for the connection that a search most likely finds.
+    /// The connection that a search most likely finds, if it finds any.
     #[inline]
-    pub(crate) fn prefetch_found(&self, flow: &Flow) {
-        self.connections.prefetch_found(flow.fingerprint);
+    pub(crate) fn candidate(&self, fingerprint: Fingerprint) -> ConnectionId {
+        self.connections.candidate(fingerprint)
     }
 
     /// Asks memory for a connection.
@@ -281,31 +355,33 @@ impl Director {
     /// What there is for a client's packet as the table is now. All but states, counts and timers stays as it is, while packets
     /// are followed, until the connection ends: so it is said here already whether they are all that the packet changes.
     #[inline]
-    pub(crate) fn find(&self, ways: &Ways, flow: &Flow, request: &Request, acknowledgement: u32) -> Found {
-        let found = self.connections.find_flow(flow).filter(|(_, direction)| *direction == Direction::In);
-        found.map_or(Found::NONE, |(id, _)| {
-            let entry = self.connections.entry(id);
-            let plain = entry.is_some_and(|entry| self.moves_on(ways, entry, request, acknowledgement));
-            Found::connection(id, plain)
-        })
+    pub(crate) fn find(
+        &self,
+        ways: &Ways,
+        flow: &Flow,
+        request: &Request,
+        (fingerprint, candidate): (Fingerprint, ConnectionId),
+        acknowledgement: u32,
+    ) -> Found {
+        if let Some(entry) = self.connections.entry(candidate)
+            && let Some(way) = ways.bindings.get(usize::from(entry.binding))
+            && entry.client_port == flow.port
+            && way.end == flow.end
+            && self.connections.beside.is_client(entry, flow.client)
+        {
+            return Found::connection(candidate, way.moves_on(entry, request, acknowledgement));
+        }
+        match self.connections.find_flow(flow, fingerprint) {
+            Some((id, Direction::In)) => Found::connection(id, self.moves_on(ways, id, request, acknowledgement)),
+            _ => Found::none(fingerprint),
+        }
     }
 
-    /// Whether all that a packet does to its connection is to move it on, and it leaves to where its server's way leads. The
-    /// connection's real server and its service's address say what its real end is.
-    #[inline]
-    fn moves_on(&self, ways: &Ways, entry: &Entry, request: &Request, acknowledgement: u32) -> bool {
-        const ODD: EntryFlags = EntryFlags::WHOLE.union(EntryFlags::PROXY_PENDING).union(EntryFlags::UOA);
-        let Some(binding) = self.connections.beside.bindings.get(entry.binding) else { return false };
-        let Some(way) = ways.server(binding.server) else { return false };
-        // One that carries the client's address.
-        let triggers =
-            acknowledgement == entry.trigger && request.flags & (flag::SYN | flag::RST) == 0 && binding.protocol == Protocol::TCP;
-        request.flags & flag::SYN == 0
-            && !triggers
-            && !entry.flags.intersects(ODD)
-            && way.service == binding.service
-            && (entry.server_path == NO_VALUE || entry.server_path == way.path)
-            && u32::from(request.length) <= way.mtu
+    /// Whether a packet only moves a connection on.
+    fn moves_on(&self, ways: &Ways, id: ConnectionId, request: &Request, acknowledgement: u32) -> bool {
+        let entry = self.connections.entry(id);
+        let way = entry.and_then(|entry| ways.bindings.get(usize::from(entry.binding)));
+        entry.zip(way).is_some_and(|(entry, way)| way.moves_on(entry, request, acknowledgement))
     }
 
     /// How many connections were made so far: those that a run opens have this number or a greater one.
@@ -316,12 +392,12 @@ impl Director {
     /// Takes a packet that comes next; none if it is not plain: then nothing has happened but what happens in the serial
     /// composition before it, too. `found` was found when `known` connections had been made.
     #[inline]
-    pub(crate) fn follow(
+    pub(crate) fn follow<'a>(
         &mut self,
         ways: &Ways,
         request: &Request,
         (found, known): (Found, u64),
-        flow: impl FnOnce() -> Option<Flow>,
+        flow: impl FnOnce() -> Option<(&'a ServiceEnd, Flow)>,
         opening: impl FnOnce() -> Option<Opening>,
     ) -> Option<Outcome> {
         if request.time < self.now || !self.pass_quiet_time(request.time) {
@@ -331,31 +407,42 @@ impl Director {
         // A place may have got another connection since.
         let stays = |id: &ConnectionId| self.connections.entry(*id).is_some_and(|entry| entry.number < known);
         match found.id().filter(stays) {
-            Some(id) if found.is_plain() => self.move_on(id, request, opening),
+            Some(id) if found.is_plain() => self.move_on(ways, id, request, opening),
             Some(_) => None,
-            None => self.follow_unknown(ways, request, &flow()?, &opening()?),
+            None => self.follow_unknown(ways, request, flow()?, &opening()?),
         }
     }
 
     /// A packet whose connection was not there when it was looked for.
-    fn follow_unknown(&mut self, ways: &Ways, request: &Request, flow: &Flow, opening: &Opening) -> Option<Outcome> {
-        match self.connections.find_flow(flow) {
+    fn follow_unknown(
+        &mut self,
+        ways: &Ways,
+        request: &Request,
+        (end, flow): (&ServiceEnd, Flow),
+        opening: &Opening,
+    ) -> Option<Outcome> {
+        match self.connections.find_flow(&flow, end.fingerprint(&flow)) {
             Some((id, Direction::In)) => {
-                let entry = self.connections.entry(id)?;
-                let plain = self.moves_on(ways, entry, request, opening.acknowledgement);
-                if plain { self.move_on(id, request, || Some(*opening)) } else { None }
+                let plain = self.moves_on(ways, id, request, opening.acknowledgement);
+                if plain { self.move_on(ways, id, request, || Some(*opening)) } else { None }
             }
             Some((_, Direction::Out)) => None,
-            None => self.follow_opening(ways, request, flow, opening),
+            None => self.follow_opening(ways, request, (end, flow), opening),
         }
     }
 
     /// A packet that only moves its connection on.
     #[inline]
-    fn move_on(&mut self, id: ConnectionId, request: &Request, opening: impl FnOnce() -> Option<Opening>) -> Option<Outcome> {
+    fn move_on(
+        &mut self,
+        ways: &Ways,
+        id: ConnectionId,
+        request: &Request,
+        opening: impl FnOnce() -> Option<Opening>,
+    ) -> Option<Outcome> {
         let Director { connections, services, settings, draws, now, .. } = self;
-        let (entry, beside) = connections.entry_mut(id)?;
-        let binding = beside.bindings.get(entry.binding)?;
+        let entry = connections.entry_mut(id)?;
+        let binding = ways.bindings.get(usize::from(entry.binding))?;
         entry.state = entry.state.after_request(binding.protocol, request.flags);
         let active = entry.state.is_active();
         if active != entry.is_active() {
@@ -398,19 +485,23 @@ impl Director {
     }
 
     /// A packet that has no connection.
-    fn follow_opening(&mut self, ways: &Ways, request: &Request, flow: &Flow, opening: &Opening) -> Option<Outcome> {
+    fn follow_opening(
+        &mut self,
+        ways: &Ways,
+        request: &Request,
+        (end, flow): (&ServiceEnd, Flow),
+        opening: &Opening,
+    ) -> Option<Outcome> {
         const ALL: u8 = flag::SYN | flag::ACK | flag::FIN | flag::RST;
-        let key = self.connections.flow_key(flow)?;
-        let tcp = key.protocol == Protocol::TCP;
-        let service = self.services.at(key.protocol, key.destination)?;
-        let shortest = service.servers.iter().map(|server| ways.server(*server).map_or(0, |way| way.mtu)).min()?;
+        let tcp = end.protocol == Protocol::TCP;
         // A datagram opens a connection here only where it carries no UOA.
         let opens = if tcp { request.flags & ALL == flag::SYN } else { self.settings.uoa_max_trail == 0 };
-        if !opens || u32::from(request.length) > shortest {
+        if !opens || u32::from(request.length) > end.mtu {
             return None;
         }
-        let service = service.number;
-        let mut connection = match self.new_connection(service, &key) {
+        let source = SocketAddr::new(flow.client, flow.port);
+        let key = FlowKey { protocol: end.protocol, source, destination: end.address };
+        let mut connection = match self.new_connection(end.service, &key) {
             Ok(connection) => connection,
             Err(reason) => return Some(Outcome::Dropped(reason)),
         };
@@ -420,16 +511,18 @@ impl Director {
         connection.client_start = tcp.then_some(opening.sequence);
         connection.client_path = (!self.settings.fast_xmit_close).then(|| opening.path());
         let drawn = self.draws.value(Draw::SequenceOffset(connection.number)) as u32;
+        let local = self.connections.beside.locals.number(connection.local.ip())?;
+        let binding = ways.server(connection.server).map_or(NO_VALUE, |way| way.binding);
         let leaves = Leaves {
             connection: connection.number,
             offset: drawn.wrapping_add(connection.inserted),
             server: connection.server,
-            local: self.connections.beside.locals.number(connection.local.ip())?,
+            local,
             port: connection.local.port(),
             new: true,
             fast: false,
         };
-        self.connections.open(connection, flow);
+        self.connections.open(connection, end.fingerprint(&flow), &Entry::with(binding, local));
         Some(Outcome::Leaves(leaves))
     }
 

@@ -42,4 +42,5 @@ mod wire;
 
 pub use director::Director;
 pub(crate) use flow::Flow;
+pub(crate) use table::ConnectionId;
 pub(crate) use toa::{erase_timestamp, is_forged};

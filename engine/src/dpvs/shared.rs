@@ -6,6 +6,9 @@ use std::hash::Hash;
 /// In the place of a number: no value.
 pub(super) const NO_VALUE: u16 = u16::MAX;
 
+/// So many values are looked at one by one, which is faster than to work a hash out.
+const FEW: usize = 8;
+
 /// Values by number. None is ever forgotten, which is why there are not more of them than numbers.
 #[derive(Clone, Debug)]
 pub(super) struct Shared<T> {
@@ -22,8 +25,9 @@ impl<T> Default for Shared<T> {
 impl<T: Copy + Eq + Hash> Shared<T> {
     /// The number of a value; none if it would need one more than there are.
     pub(super) fn number(&mut self, value: T) -> Option<u16> {
-        if let Some(number) = self.numbers.get(&value) {
-            return Some(*number);
+        let few = self.list.iter().take(FEW).position(|known| *known == value);
+        if let Some(number) = few.map(|number| number as u16).or_else(|| self.numbers.get(&value).copied()) {
+            return Some(number);
         }
         let number = u16::try_from(self.list.len()).ok().filter(|number| *number != NO_VALUE)?;
         self.list.push(value);

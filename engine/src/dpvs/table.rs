@@ -16,6 +16,11 @@ use std::net::SocketAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(pub(crate) u32);
 
+impl ConnectionId {
+    /// No place: there are fewer.
+    pub(crate) const NONE: ConnectionId = ConnectionId(u32::MAX);
+}
+
 /// Where a direction of a connection stands in the index.
 fn place_of(ConnectionId(id): ConnectionId, direction: Direction) -> u32 {
     id << 1 | u32::from(direction == Direction::Out)
@@ -78,35 +83,23 @@ impl Connections {
 
     /// The connection of a client's packet to a service in lane. Such a service has no local address: so it does not matter
     /// that the index may not have all answers.
-    #[inline]
-    pub(super) fn find_flow(&self, flow: &Flow) -> Option<(ConnectionId, Direction)> {
-        self.index.all(flow.fingerprint).map(entry_of).find(|(id, direction)| self.has_flow(*id, *direction, flow))
-    }
-
-    #[inline]
-    fn has_flow(&self, id: ConnectionId, direction: Direction, flow: &Flow) -> bool {
-        let Some(entry) = self.entry(id) else { return false };
-        if direction == Direction::In
-            && let Some(binding) = self.beside.bindings.get(entry.binding)
-        {
-            return entry.client_port == flow.port
-                && binding.end == flow.end
-                && self.beside.client(entry, binding) == flow.client;
-        }
-        self.flow_key(flow).is_some_and(|key| self.has_key(id, direction, &key))
+    pub(super) fn find_flow(&self, flow: &Flow, fingerprint: Fingerprint) -> Option<(ConnectionId, Direction)> {
+        let key = self.flow_key(flow)?;
+        self.find_entered(&key, fingerprint)
     }
 
     /// The key of a flow.
-    pub(super) fn flow_key(&self, flow: &Flow) -> Option<FlowKey> {
+    fn flow_key(&self, flow: &Flow) -> Option<FlowKey> {
         let (protocol, destination) = *self.beside.ends.get(flow.end)?;
         Some(FlowKey { protocol, source: SocketAddr::new(flow.client, flow.port), destination })
     }
 
-    /// Asks memory for the first connection with a fingerprint.
+    /// Of the first connection that the index has for the fingerprint of a client's packet, the place.
     #[inline]
-    pub(super) fn prefetch_found(&self, fingerprint: Fingerprint) {
-        if let Some((id, _)) = self.index.all(fingerprint).map(entry_of).next() {
-            self.prefetch(id);
+    pub(super) fn candidate(&self, fingerprint: Fingerprint) -> ConnectionId {
+        match self.index.all(fingerprint).map(entry_of).next() {
+            Some((id, Direction::In)) => id,
+            _ => ConnectionId::NONE,
         }
     }
 
@@ -126,35 +119,28 @@ impl Connections {
     pub(super) fn insert(&mut self, connection: Connection) -> ConnectionId {
         self.enter_answers();
         let keys = [Direction::Out, Direction::In].map(|direction| (direction, connection.key(direction)));
-        let id = self.put_anew(connection);
+        let id = self.put_anew(connection, &Entry::EMPTY);
         for (direction, key) in keys {
             self.enter(id, direction, &key, key.fingerprint());
         }
         id
     }
 
-    /// Enters the connection of a flow in lane, of which a search found none.
-    #[inline]
-    pub(super) fn open(&mut self, connection: Connection, flow: &Flow) {
-        let id = self.put_anew(connection);
-        self.index.insert(flow.fingerprint, place_of(id, Direction::In));
+    /// Enters the connection of a flow in lane, of which a search found none. Its entry is most likely like another.
+    pub(super) fn open(&mut self, connection: Connection, fingerprint: Fingerprint, like: &Entry) {
+        let id = self.put_anew(connection, like);
+        self.index.insert(fingerprint, place_of(id, Direction::In));
         self.unanswered.push(id);
     }
 
-    fn put_anew(&mut self, connection: Connection) -> ConnectionId {
-        let (expires, number) = (connection.expires, connection.number);
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.put_back(ConnectionId(id), connection);
-                ConnectionId(id)
-            }
-            None => {
-                let entry = self.beside.put(connection, &Entry::EMPTY);
-                ConnectionId(self.entries.push(entry))
-            }
-        };
-        self.look_at(id, number, expires);
-        id
+    fn put_anew(&mut self, connection: Connection, like: &Entry) -> ConnectionId {
+        let entry = self.beside.put(connection, like);
+        let id = self.free.pop().unwrap_or_else(|| self.entries.push(Entry::EMPTY));
+        if let Some(place) = self.entries.get_mut(id) {
+            *place = entry;
+        }
+        self.look_at(ConnectionId(id), entry.number, entry.expires);
+        ConnectionId(id)
     }
 
     /// Enters one direction of a connection, in the place of any other with its key.
@@ -193,9 +179,8 @@ impl Connections {
 
     /// The same, to move it on; its end must not come nearer unless somebody [looks at](Connections::look_at) it then.
     #[inline]
-    pub(super) fn entry_mut(&mut self, id: ConnectionId) -> Option<(&mut Entry, &Beside)> {
-        let entry = self.entries.get_mut(id.0).filter(|entry| entry.is_taken())?;
-        Some((entry, &self.beside))
+    pub(super) fn entry_mut(&mut self, id: ConnectionId) -> Option<&mut Entry> {
+        self.entries.get_mut(id.0).filter(|entry| entry.is_taken())
     }
 
     /// Asks for a look at a connection at that time.
