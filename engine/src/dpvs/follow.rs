@@ -414,6 +414,7 @@ impl Director {
     }
 
     /// A packet whose connection was not there when it was looked for.
+    #[inline(never)]
     fn follow_unknown(
         &mut self,
         ways: &Ways,
@@ -532,6 +533,7 @@ impl Director {
         self.connections.next_timer().is_none_or(|due| due > now) || self.end_quietly(now)
     }
 
+    #[inline(never)]
     fn end_quietly(&mut self, now: Nanos) -> bool {
         let mut nothing = Output::default();
         while let Some(quietly) = self.connections.next_ends_quietly(now) {

@@ -83,6 +83,7 @@ impl Connections {
 
     /// The connection of a client's packet to a service in lane. Such a service has no local address: so it does not matter
     /// that the index may not have all answers.
+    #[inline(never)]
     pub(super) fn find_flow(&self, flow: &Flow, fingerprint: Fingerprint) -> Option<(ConnectionId, Direction)> {
         let key = self.flow_key(flow)?;
         self.find_entered(&key, fingerprint)
