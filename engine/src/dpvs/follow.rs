@@ -88,6 +88,15 @@ pub(crate) struct ServerWay {
     mtu: u32,
 }
 
+/// A service in lane, and the ways to its servers; they have no numbers yet.
+struct ServiceWays {
+    end: ServiceEnd,
+    /// By the server's number.
+    servers: Vec<(u32, ServerWay)>,
+    /// Until then all neighbours are known.
+    until: Nanos,
+}
+
 /// The way of connections that have the same in common.
 #[derive(Clone, Copy, Debug)]
 struct BindingWay {
@@ -259,9 +268,9 @@ impl Director {
         let locals: Vec<IpAddr> = locals.map(|local| local.address).collect();
         let found: Vec<_> = self.services.iter().filter_map(|service| self.ways_of(service)).collect();
         let beside = &mut self.connections.beside;
-        for (end, found, until) in found {
+        for ServiceWays { end, servers, until } in found {
             ways.until = ways.until.min(until);
-            let numbered = found.into_iter().map(|(server, way)| {
+            let mut numbered = servers.into_iter().map(|(server, way)| {
                 let (peer, own) = way.macs;
                 let path = beside.paths.number(Path { interface: way.interface, peer, own })?;
                 let binding = beside.bindings.number(Binding {
@@ -276,7 +285,7 @@ impl Director {
                 *ways.servers.get_mut(server as usize)? = Some(ServerWay { path, binding, ..way });
                 Some(())
             });
-            let all_numbered = numbered.fold(true, |all, numbered| all && numbered.is_some());
+            let all_numbered = numbered.all(|numbered| numbered.is_some());
             // What a connection of the lane is found by from its server's side must not be some client's side of another.
             if all_numbered
                 && !locals.contains(&end.address.ip())
@@ -292,7 +301,7 @@ impl Director {
     }
 
     /// The ways to a service's servers and until when they are known, if its packets may be in lane.
-    fn ways_of(&self, service: &Service) -> Option<(ServiceEnd, Vec<(u32, ServerWay)>, Nanos)> {
+    fn ways_of(&self, service: &Service) -> Option<ServiceWays> {
         let ServiceKey::Address { protocol, address, port } = service.key else { return None };
         let settings = &service.settings;
         let odd = !matches!(protocol, Protocol::TCP | Protocol::UDP)
@@ -304,7 +313,7 @@ impl Director {
             return None;
         }
         let mut until = Nanos::NEVER;
-        let mut found = Vec::with_capacity(service.servers.len());
+        let mut servers = Vec::with_capacity(service.servers.len());
         for number in &service.servers {
             let server = self.services.server(*number)?;
             let key = server.key;
@@ -317,12 +326,13 @@ impl Director {
             let real = SocketAddr::new(key.address, if key.port == 0 { port } else { key.port });
             let macs = (mac, self.link.mac(way.interface));
             let (service, interface) = (service.number, way.interface);
-            found.push((*number, ServerWay { service, real, interface, macs, path: NO_VALUE, binding: NO_VALUE, mtu: way.mtu }));
+            servers
+                .push((*number, ServerWay { service, real, interface, macs, path: NO_VALUE, binding: NO_VALUE, mtu: way.mtu }));
         }
         let (address, service) = (SocketAddr::new(address, port), service.number);
         let hash = EndHash::of(protocol, address);
-        let mtu = found.iter().map(|(_, way)| way.mtu).min()?;
-        Some((ServiceEnd { protocol, address, number: NO_VALUE, hash, service, mtu }, found, until))
+        let mtu = servers.iter().map(|(_, way)| way.mtu).min()?;
+        Some(ServiceWays { end: ServiceEnd { protocol, address, number: NO_VALUE, hash, service, mtu }, servers, until })
     }
 
     /// Whom a way leads to, and until when that is known.
