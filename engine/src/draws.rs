@@ -65,11 +65,12 @@ pub struct Draws {
 
 impl Draws {
     /// The value of a draw: the learned one, else the fixed rule's.
+    #[inline]
     pub fn value(&self, draw: Draw) -> u64 {
         if !self.learned.is_empty()
-            && let Some(value) = self.learned.get(&draw)
+            && let Some(value) = self.given(draw)
         {
-            return *value;
+            return value;
         }
         match draw {
             Draw::Ipv4Id(number) | Draw::FlowLabel(number) => number & 0xffff,

@@ -51,9 +51,14 @@ impl SharedLearner {
     fn see_offset(&self, expected: &[u8], actual: &[u8], field: &DrawnField) -> Option<bool> {
         let Draw::SequenceOffset(number) = field.draw else { return None };
         let number = usize::try_from(number).ok()?;
-        let shift = shift(field, read(expected, field)?, read(actual, field)?).checked_add(1)?;
+        let shift = shift(field, read_word(expected, field)?, read_word(actual, field)?).checked_add(1)?;
         let block = self.offsets.get(number / BLOCK)?.get_or_init(|| (0..BLOCK).map(|_| AtomicU64::new(0)).collect());
-        let before = block.get(number % BLOCK)?.compare_exchange(0, shift, Ordering::Relaxed, Ordering::Relaxed);
+        let place = block.get(number % BLOCK)?;
+        // Nearly always it is known, and a look is cheaper than an exchange.
+        if place.load(Ordering::Relaxed) == shift {
+            return Some(true);
+        }
+        let before = place.compare_exchange(0, shift, Ordering::Relaxed, Ordering::Relaxed);
         Some(before.map_or_else(|known| known == shift, |_| true))
     }
 
@@ -74,6 +79,16 @@ impl SharedLearner {
         }
         counts
     }
+}
+
+/// The value of a drawn field, as [`read`] reads it: one of four bytes at once.
+#[inline]
+fn read_word(frame: &[u8], field: &DrawnField) -> Option<u64> {
+    if (field.len, field.bits) != (4, 32) {
+        return read(frame, field);
+    }
+    let word = frame.get(usize::from(field.offset)..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*word).into())
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! classify   every part of the window by itself     lane.rs              which packets are plain
-//! find       every part by itself                   Director::find       which connection
+//! find       every part of a chunk by itself        Director::find       which connection
 //! follow     in the order of the packets            Director::follow     states, timers, servers, local ports
-//! rewrite    every part by itself                   here                 the frames that leave
+//! rewrite    every part of a chunk by itself        here                 the frames that leave
 //! ```
 //!
 //! Unlike Linux's connections, which shards follow at once, these are followed one by one, by the code of the serial
@@ -18,14 +18,14 @@ use super::hands::Hands;
 use super::lane::{Ends, Item, Lane, Port};
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
-use crate::dpvs::follow::{Leaves, Opening, Outcome, Passed, Request, ServerWay, Ways};
-use crate::dpvs::{ConnectionId, Director, FlowKey, erase_timestamp, is_forged};
+use crate::dpvs::follow::{Found, Leaves, Opening, Outcome, Passed, Request, ServerWay, ServiceEnd, Ways};
+use crate::dpvs::{ConnectionId, Director, Flow, erase_timestamp, is_forged};
 use crate::draws::Draw;
 use crate::output::{DrawnField, DrawnKind, EmittedFrame};
-use crate::packet::checksum::{Sum, internet};
+use crate::packet::checksum::Sum;
 use crate::track::Fingerprint;
 use crate::verdict::{Forwarded, Verdict};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,10 +45,16 @@ const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
 
 /// Packets whose connections are looked at together, so that memory brings several at once.
 const GROUP: usize = 64;
-/// How many packets are followed before their frames are made.
+/// How many packets are found, and followed, before their frames are made.
 const CHUNK: usize = 16_384;
-/// In the place of a connection: none was found.
-const NONE: u32 = u32::MAX;
+
+/// What a packet looks for.
+#[derive(Clone, Copy)]
+struct Wanted {
+    fingerprint: Fingerprint,
+    /// The first connection with that fingerprint: nearly always the right one, if there is one at all.
+    candidate: ConnectionId,
+}
 
 /// What batch works with as long as nothing but connections changes.
 #[derive(Debug)]
@@ -62,13 +68,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The plan for a director as it is now; none when no packet can take the parallel way.
-    pub fn new(director: &Director) -> Option<Plan> {
+    pub fn new(director: &mut Director) -> Option<Plan> {
         let ways = director.ways()?;
         let ports = director
             .ports()
             .map(|(mac, mtu, open)| Port { mac, mtu, longest_frame: ETHERNET + mtu.max(46) as usize, open })
             .collect();
-        let services = ways.services.iter().map(|(protocol, end)| ((end.ip(), end.port(), protocol.0), false));
+        let services = ways.services.iter().map(|end| ((end.address.ip(), end.address.port(), end.protocol.0), false));
         let ends = Ends::new(services, []);
         Some(Plan { ports, ends, ways, outcomes: Default::default() })
     }
@@ -83,7 +89,7 @@ pub(super) struct Stretch<'a, F> {
     pub starts: &'a [usize],
     /// The frames of the run, by their number in the window. All are in lane.
     pub range: Range<usize>,
-    /// For each packet in lane of the window: its connection (upper half), and what it acknowledges.
+    /// For each packet in lane of the window: what was found for it.
     pub found: &'a [AtomicU64],
     /// Who works.
     pub hands: Hands,
@@ -118,25 +124,31 @@ impl<F: Frames> Stretch<'_, F> {
         (lane, &lane.items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
     }
 
-    /// Finds the connections that packets have as the table is now.
+    /// Finds the connections that packets have as the table is now. Memory is asked first for what is needed of the index, then of
+    /// the connections, of many packets at a time.
     fn find(&self, director: &Director, plan: &Plan) {
         self.hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
             let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let mut wanted = [(Fingerprint::default(), 0); GROUP];
-                for ((wanted, item), frame) in wanted.iter_mut().zip(items).zip(&mut frames) {
-                    let Some(key) = key(plan, lane, item) else { continue };
-                    let acknowledgement = transport(&key) + ACKNOWLEDGEMENT;
-                    let acknowledged = if key.protocol == Protocol::TCP { double(frame, acknowledgement) } else { 0 };
-                    *wanted = (key.fingerprint(), acknowledged);
-                    director.prefetch_index(wanted.0);
+                let mut wanted = [Wanted { fingerprint: Fingerprint::default(), candidate: ConnectionId::NONE }; GROUP];
+                for (wanted, item) in wanted.iter_mut().zip(items) {
+                    if let Some((end, flow)) = flow(plan, lane, item) {
+                        wanted.fingerprint = end.fingerprint(&flow);
+                        director.prefetch_index(wanted.fingerprint);
+                    }
                 }
-                wanted[..items.len()].iter().for_each(|(key, _)| director.prefetch_found(*key));
-                for (((fingerprint, acknowledged), item), found) in wanted.iter().zip(items).zip(found) {
-                    let id = key(plan, lane, item).and_then(|key| director.find(&key, *fingerprint)).map_or(NONE, |id| id.0);
-                    found.store(u64::from(id) << 32 | u64::from(*acknowledged), Ordering::Relaxed);
+                for wanted in &mut wanted[..items.len()] {
+                    wanted.candidate = director.candidate(wanted.fingerprint);
+                    director.prefetch(wanted.candidate);
+                }
+                for (((wanted, item), found), frame) in wanted.iter().zip(items).zip(found).zip(&mut frames) {
+                    let find = |(end, flow): (&ServiceEnd, Flow)| {
+                        let wanted = (wanted.fingerprint, wanted.candidate);
+                        director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
+                    };
+                    found.store(flow(plan, lane, item).map_or(Found::none(wanted.fingerprint), find).0, Ordering::Relaxed);
                 }
             }
         });
@@ -149,23 +161,17 @@ impl<F: Frames> Stretch<'_, F> {
             let mut emitted = Emitted::default();
             let (lane, items, found) = self.packets(part);
             for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let words = || found.iter().map(|found| found.load(Ordering::Relaxed));
-                let mut looked_at = 0;
-                for (word, item) in words().zip(items) {
-                    match ((word >> 32) as u32, key(plan, lane, item)) {
-                        (NONE, Some(key)) => director.prefetch_index(key.fingerprint()),
-                        (NONE, None) => {}
-                        (id, _) => looked_at ^= director.touch(ConnectionId(id)),
+                let words = || found.iter().map(|found| Found(found.load(Ordering::Relaxed)));
+                for found in words() {
+                    match found.id() {
+                        Some(id) => director.prefetch(id),
+                        None => director.prefetch_index(found.fingerprint()),
                     }
                 }
-                std::hint::black_box(looked_at);
-                for (item, word) in items.iter().zip(words()) {
-                    let id = Some((word >> 32) as u32).filter(|id| *id != NONE).map(ConnectionId);
+                for (item, found) in items.iter().zip(words()) {
+                    let flow = || flow(plan, lane, item);
                     let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
-                    let (time, flags, acknowledgement, length) = (item.time, item.flags, word as u32, item.len);
-                    let request = Request { time, flags, acknowledgement, length };
-                    let outcome = director.follow(&plan.ways, &request, (id, known), || key(plan, lane, item), opening);
-                    let Some(outcome) = outcome else {
+                    let Some(outcome) = director.follow(&plan.ways, &request(item), (found, known), flow, opening) else {
                         made.push(emitted);
                         return made;
                     };
@@ -188,6 +194,7 @@ impl<F: Frames> Stretch<'_, F> {
             let part = parts.start + index;
             let mut piece = sink.piece(before[index]);
             let mut passed = vec![Passed::default(); ways.servers()];
+            let mut head = [0; HEAD];
             let numbers = self.numbers(part);
             let first = self.starts[part] + numbers.start - self.range.start;
             let outcomes = outcomes.get(first..first + numbers.len()).unwrap_or_default();
@@ -195,7 +202,7 @@ impl<F: Frames> Stretch<'_, F> {
             for ((number, arrival), outcome) in numbers.zip(arrivals).zip(outcomes) {
                 let Some(arrival) = arrival else { continue };
                 let verdict = match outcome {
-                    Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, &mut passed),
+                    Outcome::Leaves(leaves) => emit(sink, &mut piece, ways, &arrival, leaves, (&mut head, &mut passed)),
                     Outcome::Dropped(reason) => Some(Verdict::Dropped(*reason)),
                 };
                 if let Some(verdict) = verdict {
@@ -217,10 +224,6 @@ pub(super) fn run<F: Frames, S: Sink>(
     emitted: &mut Emitted,
     stage: &mut dyn FnMut(Stage),
 ) -> usize {
-    stage(Stage::Track);
-    let known = director.created();
-    stretch.find(director, plan);
-    stage(Stage::Schedule);
     let (mut followed, mut outcomes) = std::mem::take(&mut plan.outcomes);
     followed.clear();
     let mut before = Vec::new();
@@ -230,6 +233,10 @@ pub(super) fn run<F: Frames, S: Sink>(
     loop {
         let next = stretch.part(at..stretch.range.end.min(at + CHUNK));
         outcomes.clear();
+        stage(Stage::Track);
+        next.find(director, plan);
+        let known = director.created();
+        stage(Stage::Schedule);
         let shared: &S = sink;
         let ways = &plan.ways;
         let follow = || next.follow(director, plan, known, &mut outcomes);
@@ -261,22 +268,23 @@ pub(super) fn run<F: Frames, S: Sink>(
     at - stretch.range.start
 }
 
-/// What the connection of a packet is found by.
+/// The flow of a packet, and the service that it goes to.
 #[inline]
-fn key(plan: &Plan, lane: &Lane, item: &Item) -> Option<FlowKey> {
-    let &(address, port, protocol) = plan.ends.list.get(usize::from(item.end))?;
-    let client = lane.client(item, Family::from(address));
-    Some(FlowKey {
-        protocol: Protocol(protocol),
-        source: SocketAddr::new(client, item.port),
-        destination: SocketAddr::new(address, port),
-    })
+fn flow<'a>(plan: &'a Plan, lane: &Lane, item: &Item) -> Option<(&'a ServiceEnd, Flow)> {
+    let end = plan.ways.services.get(usize::from(item.end))?;
+    Some((end, end.flow(lane.client(item, Family::from(end.address.ip())), item.port)))
 }
 
-/// Where the transport header stands in a frame in lane.
 #[inline]
-fn transport(key: &FlowKey) -> usize {
-    ETHERNET + if key.destination.is_ipv4() { IPV4 } else { IPV6 }
+fn request(item: &Item) -> Request {
+    Request { time: item.time, flags: item.flags, length: item.len }
+}
+
+/// What a frame to a service acknowledges, if it is TCP.
+#[inline]
+fn acknowledged(frame: &[u8], end: &ServiceEnd) -> u32 {
+    let ip = if end.address.is_ipv4() { IPV4 } else { IPV6 };
+    double(frame, ETHERNET + ip + ACKNOWLEDGEMENT)
 }
 
 /// Four bytes as a number.
@@ -290,8 +298,9 @@ fn opening(arrival: &Arrival<'_>) -> Option<Opening> {
     let header = arrival.frame.first_chunk::<ETHERNET>()?;
     let mac = |at: usize| MacAddr([header[at], header[at + 1], header[at + 2], header[at + 3], header[at + 4], header[at + 5]]);
     let ip = if header[12..14] == [8, 0] { IPV4 } else { IPV6 };
-    let sequence = double(arrival.frame, ETHERNET + ip + SEQUENCE);
-    Some(Opening { interface: arrival.interface, macs: (mac(6), mac(0)), sequence })
+    let number = |at: usize| double(arrival.frame, ETHERNET + ip + at);
+    let (sequence, acknowledgement) = (number(SEQUENCE), number(ACKNOWLEDGEMENT));
+    Some(Opening { interface: arrival.interface, macs: (mac(6), mac(0)), sequence, acknowledgement })
 }
 
 /// Makes the frame of a packet in lane and gives it to the sink.
@@ -302,11 +311,11 @@ fn emit<S: Sink>(
     ways: &Ways,
     arrival: &Arrival<'_>,
     leaves: &Leaves,
-    passed: &mut [Passed],
+    (head, passed): (&mut [u8; HEAD], &mut [Passed]),
 ) -> Option<Verdict> {
     let way = ways.server(leaves.server)?;
-    let mut head = [0; HEAD];
-    let made = rewrite(&mut head, arrival.frame, way, leaves, ways.takes_ttl && !leaves.fast)?;
+    let change = Change { way, local: ways.local(leaves.local)?, leaves, takes_ttl: ways.takes_ttl && !leaves.fast };
+    let made = rewrite(head, arrival.frame, &change)?;
     let passed = passed.get_mut(leaves.server as usize)?;
     passed.packets += 1;
     passed.bytes += made.length as u64;
@@ -322,6 +331,14 @@ fn emit<S: Sink>(
     Some(Verdict::Forwarded(Forwarded { service: way.service, server: leaves.server, new: leaves.new }))
 }
 
+/// What happens to a frame.
+struct Change<'a> {
+    way: &'a ServerWay,
+    local: IpAddr,
+    leaves: &'a Leaves,
+    takes_ttl: bool,
+}
+
 /// What was made of a frame.
 struct Made {
     /// How many bytes its headers have, link header included.
@@ -334,73 +351,108 @@ struct Made {
     forged: bool,
 }
 
-/// Copies as many bytes of headers: of the usual TCP over IPv4 and UDP over IPv4 without a call.
-#[inline]
-fn copy_headers(head: &mut [u8; HEAD], frame: &[u8], len: usize) -> Option<()> {
-    const TCP_V4: usize = ETHERNET + IPV4 + TCP;
-    const UDP_V4: usize = ETHERNET + IPV4 + UDP;
-    match len {
-        TCP_V4 => *head.first_chunk_mut::<TCP_V4>()? = *frame.first_chunk()?,
-        UDP_V4 => *head.first_chunk_mut::<UDP_V4>()? = *frame.first_chunk()?,
-        _ => head.get_mut(..len)?.copy_from_slice(frame.get(..len)?),
-    }
-    Some(())
+/// Which headers a frame in lane has.
+#[derive(Clone, Copy)]
+struct Headers {
+    /// IPv4, else IPv6.
+    v4: bool,
+    /// TCP, else UDP.
+    tcp: bool,
+    /// Length of the transport header.
+    transport: usize,
+    /// Length of the IP packet.
+    length: usize,
 }
 
-/// Rewrites the headers of a frame in lane.
+impl Headers {
+    #[inline]
+    fn of(frame: &[u8]) -> Option<Headers> {
+        let header = frame.first_chunk::<{ ETHERNET + IPV4 }>()?;
+        let word = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+        let v4 = word(12) == 0x0800;
+        let (ip, length, protocol) = if v4 { (IPV4, word(16), header[23]) } else { (IPV6, IPV6 + word(18), header[20]) };
+        let tcp = Protocol(protocol) == Protocol::TCP;
+        let transport = if tcp { usize::from(frame.get(ETHERNET + ip + 12)? >> 4) * 4 } else { UDP };
+        Some(Headers { v4, tcp, transport, length })
+    }
+}
+
+/// Rewrites the headers of a frame in lane. Those of the usual ones have lengths that are known here: copies and sums of them
+/// are a few moves.
 #[inline]
-fn rewrite(head: &mut [u8; HEAD], frame: &[u8], way: &ServerWay, leaves: &Leaves, takes_ttl: bool) -> Option<Made> {
-    let v4 = frame.get(12..14)? == [8, 0];
-    let word = |at: usize| frame.get(at..at + 2).map(|word| usize::from(u16::from_be_bytes([word[0], word[1]])));
-    let (ip, length, protocol) = if v4 { (IPV4, word(16)?, *frame.get(23)?) } else { (IPV6, IPV6 + word(18)?, *frame.get(20)?) };
+fn rewrite(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>) -> Option<Made> {
+    match Headers::of(frame)? {
+        Headers { v4: true, tcp: true, transport: TCP, length } => {
+            rewrite_headers(head, frame, change, Headers { v4: true, tcp: true, transport: TCP, length })
+        }
+        headers => rewrite_others(head, frame, change, headers),
+    }
+}
+
+#[inline(never)]
+fn rewrite_others(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>, headers: Headers) -> Option<Made> {
+    rewrite_headers(head, frame, change, headers)
+}
+
+#[inline(always)]
+fn rewrite_headers(head: &mut [u8; HEAD], frame: &[u8], change: &Change<'_>, headers: Headers) -> Option<Made> {
+    let Change { way, local, leaves, takes_ttl } = *change;
+    let Headers { v4, tcp, transport, length } = headers;
+    let ip = if v4 { IPV4 } else { IPV6 };
     let at = ETHERNET + ip;
-    let tcp = Protocol(protocol) == Protocol::TCP;
-    let header = if tcp { usize::from(frame.get(at + 12)? >> 4) * 4 } else { UDP };
-    let end = at + header;
-    copy_headers(head, frame, end)?;
+    let end = at + transport;
+    let packet_end = ETHERNET + length;
+    let payload = frame.get(end..packet_end)?;
+    let protocol = if tcp { Protocol::TCP } else { Protocol::UDP };
+    let head = head.get_mut(..end)?;
+    head.copy_from_slice(frame.get(..end)?);
     head[..6].copy_from_slice(&way.macs.0.0);
     head[6..12].copy_from_slice(&way.macs.1.0);
     let hop = ETHERNET + if v4 { 8 } else { 7 };
-    head[hop] -= u8::from(takes_ttl && head[hop] > 0);
-    let addresses = match (leaves.local.ip(), way.real.ip()) {
+    let hops = frame[hop] - u8::from(takes_ttl && frame[hop] > 0);
+    head[hop] = hops;
+    // Checksums are computed afresh, as DPVS does: a wrong one becomes right. Nothing is summed that was just written to the head, if
+    // it can be helped: a load of bytes that were written in smaller pieces waits for all of them.
+    let addresses = match (local, way.real.ip()) {
         (IpAddr::V4(local), IpAddr::V4(real)) if v4 => {
             head[26..30].copy_from_slice(&local.octets());
             head[30..34].copy_from_slice(&real.octets());
-            head[24..26].fill(0);
-            let checksum = internet(&head[ETHERNET..ETHERNET + IPV4]);
+            let addresses = Sum::new().double(local.into()).double(real.into());
+            let changed = addresses.word(u16::from_be_bytes([hops, protocol.0]));
+            let checksum = changed.header_and(&frame[ETHERNET..hop], &[]).checksum();
             head[24..26].copy_from_slice(&checksum.to_be_bytes());
-            Sum::new().bytes(&head[26..34])
+            addresses
         }
         (IpAddr::V6(local), IpAddr::V6(real)) if !v4 => {
             head[22..38].copy_from_slice(&local.octets());
             head[38..54].copy_from_slice(&real.octets());
-            Sum::new().bytes(&head[22..54])
+            Sum::new().address(local.into()).address(real.into())
         }
         _ => return None,
     };
-    let body = head.get_mut(at..end)?;
-    body.get_mut(..2)?.copy_from_slice(&leaves.local.port().to_be_bytes());
-    body.get_mut(2..4)?.copy_from_slice(&way.real.port().to_be_bytes());
+    let ports = u32::from(leaves.port) << 16 | u32::from(way.real.port());
+    head[at..at + 4].copy_from_slice(&ports.to_be_bytes());
+    let sum = addresses.word(u16::from(protocol.0)).double((length - ip) as u32).double(ports);
     let mut forged = false;
-    let check = if tcp {
-        let sequence = double(body, SEQUENCE).wrapping_add(leaves.offset);
-        body.get_mut(SEQUENCE..SEQUENCE + 4)?.copy_from_slice(&sequence.to_be_bytes());
-        if header > TCP {
-            let options = body.get_mut(TCP..)?;
+    if tcp {
+        let sequence = double(frame, at + SEQUENCE).wrapping_add(leaves.offset);
+        head[at + SEQUENCE..at + ACKNOWLEDGEMENT].copy_from_slice(&sequence.to_be_bytes());
+        let (before, behind) = (&frame[at + ACKNOWLEDGEMENT..at + TCP_CHECKSUM], at + TCP_CHECKSUM + 2);
+        let sum = sum.double(sequence);
+        let sum = if transport > TCP {
+            let options = &mut head[at + TCP..];
             if leaves.new {
                 erase_timestamp(options);
             }
             forged = is_forged(options);
-        }
-        TCP_CHECKSUM
+            sum.header_and(before, payload).bytes(&head[behind..])
+        } else {
+            sum.header_and(before, &frame[behind..packet_end])
+        };
+        head[at + TCP_CHECKSUM..behind].copy_from_slice(&sum.checksum().to_be_bytes());
     } else {
-        UDP_CHECKSUM
-    };
-    // Afresh, as DPVS does: a wrong checksum becomes right.
-    body.get_mut(check..check + 2)?.fill(0);
-    let payload = frame.get(end..ETHERNET + length)?;
-    let sum = addresses.word(u16::from(protocol)).double((length - ip) as u32).bytes(body).bytes(payload);
-    let checksum = if tcp { sum.checksum() } else { sum.udp_checksum() };
-    body.get_mut(check..check + 2)?.copy_from_slice(&checksum.to_be_bytes());
+        let sum = sum.header_and(&frame[at + 4..at + UDP_CHECKSUM], payload);
+        head[at + UDP_CHECKSUM..end].copy_from_slice(&sum.udp_checksum().to_be_bytes());
+    }
     Some(Made { head: end, length, drawn: tcp.then_some(at), forged })
 }

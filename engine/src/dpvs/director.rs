@@ -1,12 +1,12 @@
 //! The director: its tables, commands, and the passing of time.
 
 use super::access::AccessLists;
-use super::connection::Connections;
 use super::doubt::Doubts;
 use super::link::Link;
 use super::port_pool::PortPools;
 use super::service::{Service, Services};
 use super::syn_proxy::Cookies;
+use super::table::Connections;
 use crate::config::{
     Address, AddressScope, Command, DirectorConfig, DpvsSettings, InterfaceId, MarkRule, Network, ScheduledCommand, ServerKey,
     ServiceKey,

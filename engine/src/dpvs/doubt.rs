@@ -1,8 +1,9 @@
 //! On which draws it hung what a frame met: the double step of a local address, and whether a connection whose time was
 //! just over still lived (each timer runs up to a second longer than its timeout).
 
-use super::connection::{Connection, FlowKey};
+use super::connection::Connection;
 use super::director::Director;
+use super::flow::FlowKey;
 use super::state::Direction;
 use crate::draws::{Doubt, Draw};
 use crate::time::Nanos;

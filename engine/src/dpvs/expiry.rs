@@ -1,23 +1,37 @@
 //! The end of connections: timers, what is given back, the RSTs at expiry (reference/dpvs-fullnat.md section 12).
 
-use super::connection::{Connection, ConnectionId, Path};
+use super::connection::{Connection, Path, timer_jitter};
 use super::director::Director;
 use super::service::Services;
 use super::state::{State, flag};
 use super::syn_proxy::segment;
+use super::table::ConnectionId;
 use super::wire::{Packet, tcp};
 use crate::config::{DpvsTimeouts, InterfaceId, Protocol};
 use crate::draws::{Draw, Draws};
 use crate::output::{DrawnKind, Output};
 use crate::time::Nanos;
 
+/// When the timer ends that a connection of that number starts now, having started it so often.
+#[inline]
+pub(super) fn timer_end(
+    state: State,
+    timeout: Option<u32>,
+    (number, starts): (u64, u32),
+    timeouts: &DpvsTimeouts,
+    draws: &Draws,
+    now: Nanos,
+) -> Nanos {
+    let seconds = state.seconds(timeouts, timeout);
+    let jitter = Nanos(draws.value(timer_jitter(number, starts)));
+    now + Nanos::from_secs(u64::from(seconds)) + jitter
+}
+
 impl Connection {
     /// Starts its timer anew, with the time of its state.
     pub(super) fn restart_timer(&mut self, timeouts: &DpvsTimeouts, draws: &Draws, now: Nanos) {
-        let seconds = self.state.seconds(timeouts, self.timeout);
         self.timer_starts += 1;
-        let jitter = Nanos(draws.value(self.jitter()));
-        self.expires = now + Nanos::from_secs(u64::from(seconds)) + jitter;
+        self.expires = timer_end(self.state, self.timeout, (self.number, self.timer_starts), timeouts, draws, now);
     }
 
     /// Counts it as active or inactive by its state.

@@ -1,8 +1,9 @@
 //! ICMP: errors about a connection, errors that the director sends, echo replies
 //! (reference/dpvs-fullnat.md sections 8 and 11).
 
-use super::connection::{Connection, FlowKey};
+use super::connection::Connection;
 use super::director::Director;
+use super::flow::FlowKey;
 use super::link::{Sent, Way};
 use super::state::Direction;
 use super::wire::{Packet, finish_ipv4_header, ipv4_header, ipv6_header, tcp};

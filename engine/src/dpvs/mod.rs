@@ -5,13 +5,15 @@
 //! recordings win. Like the whole engine it draws nothing at random and never panics on a frame.
 //!
 //! A frame's way: `receive` takes it in and finds its connection, `translate` or `tunnel` rewrites it, `link` sends
-//! it. `connection`, `service` and `port_pool` are the tables.
+//! it. `table`, `service` and `port_pool` are the tables.
 
 mod access;
 mod connection;
 mod director;
 mod doubt;
+mod entry;
 mod expiry;
+mod flow;
 pub(crate) mod follow;
 mod icmp;
 mod link;
@@ -26,8 +28,11 @@ mod receive;
 mod scenarios;
 mod schedule;
 mod service;
+mod shared;
+mod slots;
 mod state;
 mod syn_proxy;
+mod table;
 mod toa;
 mod translate;
 mod tunnel;
@@ -35,6 +40,7 @@ mod uoa;
 mod views;
 mod wire;
 
-pub(crate) use connection::{ConnectionId, FlowKey};
 pub use director::Director;
+pub(crate) use flow::Flow;
+pub(crate) use table::ConnectionId;
 pub(crate) use toa::{erase_timestamp, is_forged};

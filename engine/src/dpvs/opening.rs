@@ -1,7 +1,8 @@
 //! New connections: real server, local address, local port (reference/dpvs-fullnat.md sections 2 to 4).
 
-use super::connection::{Connection, FlowKey};
+use super::connection::Connection;
 use super::director::Director;
+use super::flow::FlowKey;
 use super::local_address::MAXIMUM_ATTEMPTS;
 use super::port_pool::{LocalPort, PortPools};
 use super::state::State;

@@ -16,7 +16,7 @@ pub(super) const PORTS_PER_POOL: u32 = u16::MAX as u32 - FIRST_PORT as u32 + 1;
 pub(super) struct LocalPort {
     /// The port, host order.
     pub(super) port: u16,
-    pool: u16,
+    pub(super) pool: u16,
 }
 
 /// The pools of one local address.

@@ -1,8 +1,9 @@
 //! A frame's way in: link layer, receive checks, access lists, connection, or the director's own stack
 //! (reference/dpvs-fullnat.md section 1).
 
-use super::connection::{Connection, FlowKey};
+use super::connection::Connection;
 use super::director::Director;
+use super::flow::FlowKey;
 use super::icmp::is_translated_error;
 use super::service::Service;
 use super::state::{Direction, flag};
@@ -136,7 +137,7 @@ impl Director {
 
     fn continue_connection(
         &mut self,
-        id: super::connection::ConnectionId,
+        id: super::table::ConnectionId,
         mut connection: Connection,
         direction: Direction,
         mut packet: Packet,

@@ -58,6 +58,8 @@ pub(super) struct Services {
     servers: Vec<Server>,
     by_address: HashMap<(Protocol, SocketAddr), u32>,
     others: Vec<u32>,
+    /// Room for those whom a scheduler may choose.
+    candidates: Vec<Candidate>,
 }
 
 impl Services {
@@ -257,7 +259,7 @@ impl Services {
         Ok(())
     }
 
-    fn candidates(&self, service: &Service) -> Vec<Candidate> {
+    fn candidates(&self, service: &Service) -> impl Iterator<Item = Candidate> {
         let servers = service.servers.iter().filter_map(|number| self.server(*number));
         let candidate = |server: &Server| Candidate {
             address: server.key.address,
@@ -267,12 +269,12 @@ impl Services {
             active: server.active,
             inactive: server.inactive,
         };
-        servers.map(candidate).collect()
+        servers.map(candidate)
     }
 
     fn servers_changed(&mut self, number: u32) {
         let Some(service) = self.service(number) else { return };
-        let candidates = self.candidates(service);
+        let candidates: Vec<Candidate> = self.candidates(service).collect();
         if let Some(service) = self.service_mut(number) {
             service.scheduler.servers_changed(&candidates);
         }
@@ -298,10 +300,12 @@ impl Services {
         let chosen = match kept {
             Some(server) => server,
             None => {
-                let candidates = self.candidates(service);
-                let service = self.service_mut(number)?;
-                let index = service.scheduler.choose(&candidates, client)?;
-                *service.servers.get(index)?
+                let mut candidates = std::mem::take(&mut self.candidates);
+                candidates.clear();
+                candidates.extend(self.candidates(self.service(number)?));
+                let chosen = self.service_mut(number).and_then(|service| service.choose(&candidates, client));
+                self.candidates = candidates;
+                chosen?
             }
         };
         if let (Some(persistence), Some(network), Some(service)) = (persistence, network, self.service_mut(number)) {
@@ -357,6 +361,11 @@ fn known_scheduler(settings: &ServiceSettings) -> Result<Box<dyn Scheduler>, Ref
 }
 
 impl Service {
+    fn choose(&mut self, candidates: &[Candidate], client: IpAddr) -> Option<u32> {
+        let index = self.scheduler.choose(candidates, client)?;
+        self.servers.get(index).copied()
+    }
+
     /// Counts a packet, with its IP length.
     pub(super) fn count(counters: &mut Counters, inwards: bool, length: usize) {
         if inwards {

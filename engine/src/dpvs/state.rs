@@ -85,6 +85,7 @@ impl State {
 
     /// The state after a TCP segment with these flags. RST counts first, then SYN, FIN, ACK; a segment with none of them
     /// closes. `one_way`: direct routing or tunnel.
+    #[inline]
     pub(super) fn after_segment(self, direction: Direction, flags: u8, one_way: bool) -> State {
         let has = |bit: u8| flags & bit != 0;
         let row = match direction {
@@ -113,6 +114,15 @@ impl State {
         row.get(self as usize).copied().unwrap_or(State::Close)
     }
 
+    /// The state after a client's packet; `flags` are those of TCP.
+    #[inline]
+    pub(super) fn after_request(self, protocol: Protocol, flags: u8) -> State {
+        match protocol {
+            Protocol::TCP => self.after_segment(Direction::In, flags, false),
+            _ => self.after_datagram(Direction::In),
+        }
+    }
+
     /// The state after a datagram.
     pub(super) fn after_datagram(self, direction: Direction) -> State {
         match (direction, self) {
@@ -134,11 +144,13 @@ impl State {
     }
 
     /// Whether `ipvsadm -Ln` counts it as active.
+    #[inline]
     pub(super) fn is_active(self) -> bool {
         matches!(self, State::Established | State::SctpEstablished)
     }
 
     /// How many seconds it lasts. A service's `--conn-timeout` stands for the established states and all of UDP.
+    #[inline]
     pub(super) fn seconds(self, timeouts: &DpvsTimeouts, of_service: Option<u32>) -> u32 {
         match self {
             State::None => timeouts.none,

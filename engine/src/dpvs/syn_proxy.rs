@@ -1,9 +1,11 @@
 //! SYN proxy: DPVS answers SYNs itself, and opens the connection to the real server when the client has proved that it is
 //! there (reference/dpvs-fullnat.md section 13).
 
-use super::connection::{Connection, ConnectionId, FlowKey};
+use super::connection::Connection;
 use super::director::Director;
+use super::flow::FlowKey;
 use super::state::{Direction, State, flag};
+use super::table::ConnectionId;
 use super::toa;
 use super::wire::{Origin, Packet, ipv4_header, ipv6_header, tcp};
 use crate::config::{MacAddr, Protocol, SynProxySettings};

@@ -55,7 +55,7 @@ impl Director {
 
     /// The connection table, ordered by protocol, client and service.
     pub fn connections(&self, now: Nanos) -> Vec<ConnectionView> {
-        let view = |connection: &Connection| ConnectionView {
+        let view = |connection: Connection| ConnectionView {
             protocol: connection.protocol,
             client: connection.client,
             service: connection.service_end,
