@@ -89,7 +89,7 @@ impl Emitter<'_> {
         piece: &mut S::Piece,
         (part, number): (usize, usize),
         arrival: &Arrival<'_>,
-        Outcome { binding, opens, answer }: Outcome,
+        Outcome { binding, opens, answer, change }: Outcome,
         passing: &mut Passing,
     ) {
         let frame = arrival.frame;
@@ -108,6 +108,9 @@ impl Emitter<'_> {
             };
             *packets += 1;
             *bytes += len as u64;
+            if change != 0 {
+                passed.active += change;
+            }
         }
         let time = arrival.time;
         let leaving = |interface| EmittedFrame { time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };

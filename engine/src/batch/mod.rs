@@ -378,6 +378,7 @@ impl Batch {
             ways: &plan.ways,
             rules: parts.ipvs.state_rules(),
             sloppy: plan.sloppy,
+            counts: plan.ways.numbers().any(|service| parts.ipvs.scheduler_looks_at_counts(service)),
             found: &self.found,
             outcomes: &self.outcomes,
             hands,
@@ -387,14 +388,14 @@ impl Batch {
         if done == 0 {
             return 0;
         }
-        run::put_in_order(&stretch, &context, done);
+        let events = run::put_in_order(&stretch, &context, done);
         stage(Stage::Schedule);
         let range = range.start..range.start + done;
         let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
         let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        schedule::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, done, until);
+        schedule::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, &events, until);
         stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };

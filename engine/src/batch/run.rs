@@ -114,6 +114,8 @@ pub(super) struct Context<'a> {
     pub rules: StateRules,
     /// TCP connections open without SYN.
     pub sloppy: bool,
+    /// Some scheduler looks at how many connections servers have.
+    pub counts: bool,
     /// What became of each packet, in the order of the items of all lanes: so a shard writes what lies together.
     pub found: &'a [AtomicU64],
     /// The same in the order of the packets of the run, once it is put so.
@@ -137,11 +139,12 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
     done as usize
 }
 
-/// Puts what was found into the order of the packets; the first `done` of them count.
-pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) {
+/// Puts what was found into the order of the packets, of which the first `done` count; returns by part which of them concern
+/// schedulers.
+pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) -> Vec<Vec<u32>> {
     let range = stretch.range.start..stretch.range.start + done;
     context.hands.map(stretch.parts(), |part| {
-        let Some(start) = stretch.starts.get(part) else { return };
+        let (Some(lane), Some(start)) = (stretch.lanes.get(part), stretch.starts.get(part)) else { return Vec::new() };
         for Segment { items, place, .. } in (0..SHARDS).filter_map(|shard| stretch.segment(shard, part)) {
             for (item, found) in items.iter().zip(context.found.get(place..).unwrap_or_default()) {
                 let number = start + item.number as usize;
@@ -152,7 +155,12 @@ pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: u
                 }
             }
         }
-    });
+        let first = range.start.max(*start) - range.start;
+        let end = range.end.min(start + lane.frames()).saturating_sub(range.start);
+        let own = context.outcomes.get(first..end).unwrap_or_default().iter().zip(first as u32..);
+        let events = own.filter(|(outcome, _)| Word(outcome.load(Ordering::Relaxed)).is_event(context.counts));
+        events.map(|(_, number)| number).collect()
+    })
 }
 
 /// Where the packet of a client goes.

@@ -12,9 +12,16 @@ use crate::track::Ipvs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 
-/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet:
-/// the last of `done`, whose time is `until`.
-pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, runs: &mut [ShardRun], done: usize, until: Nanos) {
+/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet,
+/// whose time is `until`, as far as schedulers look at them. `events` are the numbers of the packets that concern them, by part.
+pub(super) fn schedule(
+    ipvs: &mut Ipvs,
+    context: &Context<'_>,
+    draws: &Draws,
+    runs: &mut [ShardRun],
+    events: &[Vec<u32>],
+    until: Nanos,
+) {
     ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
     let mut expired = Vec::new();
     while let Some(entry) = ipvs.expire_next(until) {
@@ -22,19 +29,15 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
     }
     let mut expired = expired.into_iter().peekable();
     let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); context.ends.services];
-    let mut are_needed = false;
     for (place, list) in candidates.iter_mut().enumerate() {
         if let Some(end) = context.ways.service(place as u16) {
             ipvs.services.candidates(end.number, list);
-            are_needed |= ipvs.scheduler_looks_at_counts(end.number);
         }
     }
-    let mut counts = Counts { ways: context.ways, candidates, are_needed };
-    for outcome in context.outcomes.iter().take(done) {
+    let mut counts = Counts { ways: context.ways, candidates, are_needed: context.counts };
+    for number in events.iter().flatten() {
+        let Some(outcome) = context.outcomes.get(*number as usize) else { continue };
         let mut word = Word(outcome.load(Ordering::Relaxed));
-        if !word.is_event() {
-            continue;
-        }
         let change = word.change();
         if word.kind() == Word::OPENS {
             let Some(service) = context.ways.service(word.end()) else { continue };
@@ -69,7 +72,8 @@ pub(super) fn schedule(ipvs: &mut Ipvs, context: &Context<'_>, draws: &Draws, ru
             let service = entry.service;
             ipvs.services.all[service as usize].counters.connections += 1;
             counts.refresh(ipvs, server);
-        } else if word.kind() == Word::FRESH {
+        } else {
+            outcome.store(word.counted().0, Ordering::Relaxed);
             word = word.bound(context.outcomes);
         }
         if change != 0

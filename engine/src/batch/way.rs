@@ -269,6 +269,11 @@ impl Ways {
         self.services.get(usize::from(place))?.as_ref()
     }
 
+    /// The numbers of the services.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.services.iter().flatten().map(|service| service.number)
+    }
+
     /// The way to a server.
     #[inline]
     pub fn server(&self, number: u32) -> Option<&ServerWay> {

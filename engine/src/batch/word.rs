@@ -43,10 +43,16 @@ impl Word {
         )
     }
 
-    /// Whether schedulers are concerned.
+    /// Whether schedulers are concerned, which look at the servers' counts or do not.
     #[inline]
-    pub fn is_event(self) -> bool {
-        self.0 & Word::CHANGE != 0 || self.kind() == Word::OPENS
+    pub fn is_event(self, counts: bool) -> bool {
+        counts && self.0 & Word::CHANGE != 0 || self.kind() == Word::OPENS
+    }
+
+    /// The change was counted.
+    #[inline]
+    pub fn counted(self) -> Word {
+        Word(self.0 & !Word::CHANGE)
     }
 
     #[inline]
@@ -97,6 +103,8 @@ pub(super) struct Outcome {
     pub opens: bool,
     /// It came from the server.
     pub answer: bool,
+    /// By how much its server's active connections change, if that was not counted yet.
+    pub change: i32,
 }
 
 /// In the place of a binding: the connection has no server yet, the rest is its place among those that the run opened.
@@ -112,6 +120,6 @@ impl Outcome {
     pub fn read(stored: u64, outcomes: &[AtomicU64]) -> Outcome {
         let word = Word(stored);
         let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
-        Outcome { binding: word.bound(outcomes).binding(), opens, answer }
+        Outcome { binding: word.bound(outcomes).binding(), opens, answer, change: word.change() }
     }
 }

@@ -99,6 +99,19 @@ impl Index {
         self.all(fingerprint).find(|slot| fits(*slot))
     }
 
+    /// The first slot with a fingerprint.
+    #[inline]
+    pub fn first(&self, fingerprint: Fingerprint) -> Option<u32> {
+        let line = self.lines.get(self.home(fingerprint.0))?;
+        let place = line.places_of(fingerprint.0).trailing_zeros() as usize;
+        match line.slots.get(place) {
+            Some(slot) if *slot != EMPTY => Some(*slot),
+            None if !line.is_full() => None,
+            // Seldom: it stands in another line, if anywhere.
+            _ => self.all(fingerprint).next(),
+        }
+    }
+
     /// All slots with a fingerprint.
     #[inline]
     pub fn all(&self, fingerprint: Fingerprint) -> impl Iterator<Item = u32> {
@@ -223,6 +236,9 @@ mod tests {
                     let mut found: Vec<u32> = index.all(Fingerprint(fingerprint)).collect();
                     found.sort_unstable();
                     let known: Vec<u32> = pairs.range((fingerprint, 0)..=(fingerprint, u32::MAX)).map(|(_, slot)| *slot).collect();
+                    let first = index.first(Fingerprint(fingerprint));
+                    prop_assert_eq!(first.is_some(), !known.is_empty());
+                    prop_assert!(first.is_none_or(|first| known.contains(&first)));
                     prop_assert_eq!(found, known);
                 }
             }

@@ -64,6 +64,8 @@ pub struct Passed {
     pub out_packets: u64,
     /// Their bytes.
     pub out_bytes: u64,
+    /// By how much its active connections changed.
+    pub active: i32,
 }
 
 /// All services and servers. Both are named by numbers that stay theirs for the director's life.
@@ -174,7 +176,11 @@ impl Services {
 
     /// Counts what passed, by server number, on servers and their services.
     pub fn count(&mut self, passed: &[Passed]) {
-        for (server, passed) in self.servers.iter_mut().zip(passed).filter(|(server, _)| server.available) {
+        for (server, passed) in self.servers.iter_mut().zip(passed) {
+            server.active = server.active.saturating_add_signed(passed.active);
+            if !server.available {
+                continue;
+            }
             let service = self.all.get_mut(server.service as usize).map(|service| &mut service.counters);
             for counters in [Some(&mut server.counters), service].into_iter().flatten() {
                 counters.in_packets += passed.in_packets;

@@ -281,7 +281,7 @@ impl Shard {
     #[inline]
     pub fn candidate(&self, fingerprint: Fingerprint, answer: bool) -> u32 {
         let index = if answer { &self.by_server } else { &self.by_client };
-        index.find(fingerprint, |_| true).unwrap_or(u32::MAX)
+        index.first(fingerprint).unwrap_or(u32::MAX)
     }
 
     /// Asks memory for where the search for a candidate begins: it brings many at once about as fast as one.
