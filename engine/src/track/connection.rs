@@ -158,7 +158,7 @@ pub struct Entry {
     pub binding: u32,
     /// Seconds that it lives after a packet.
     pub timeout: u32,
-    /// Grows with each entry of its shard.
+    /// Grows with each entry whose home is the same shard.
     pub(super) born: u32,
     /// Client port, host order.
     pub client_port: u16,

@@ -10,6 +10,7 @@ use super::slab::Slab;
 use crate::config::{ForwardingMethod, Protocol};
 use crate::packet::FlowKey;
 use foldhash::fast::FixedState;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,7 +58,7 @@ pub struct Shard {
     by_client: Index,
     /// NAT entries by client and real server.
     by_server: Index,
-    /// How many entries were put in so far (mod 2^32).
+    /// How many entries were put in so far whose home this is (mod 2^32).
     born: u32,
     /// Entries were put in whose answers look like another one's: a client port that reached a real server by two virtual
     /// addresses.
@@ -308,15 +309,15 @@ impl Shard {
     pub fn find_server(&self, fingerprint: Fingerprint, fits: impl Fn(u32, &Entry) -> bool) -> Option<u32> {
         let fits = |slot: u32| self.slab.get(slot).is_some_and(|entry| fits(slot, entry));
         if self.ambiguous {
-            return self.by_server.all(fingerprint).filter(|slot| fits(*slot)).max_by_key(|slot| self.age_order(*slot));
+            return self.by_server.all(fingerprint).filter(|slot| fits(*slot)).max_by(|one, other| self.by_age(one, other));
         }
         self.by_server.find(fingerprint, fits)
     }
 
-    /// Grows with the time at which the entry in a slot was put in.
-    fn age_order(&self, slot: u32) -> u32 {
-        // Relative to the next one, so that a wrapped counter does no harm.
-        self.slab.get(slot).map_or(0, |entry| entry.born.wrapping_sub(self.born))
+    /// Which of two entries that look alike was put in first.
+    fn by_age(&self, one: &u32, other: &u32) -> Ordering {
+        let born = |slot: u32| self.slab.get(slot).map_or(0, |entry| entry.born);
+        age(born(*one), born(*other))
     }
 
     /// Puts an entry into a free slot, without indices.
@@ -405,6 +406,12 @@ impl Shard {
             self.free.push(slot);
         }
     }
+}
+
+/// Which of two entries that look alike was put in first, by how many were before them.
+fn age(one: u32, other: u32) -> Ordering {
+    // By their difference, so that a wrapped counter does no harm.
+    (one.wrapping_sub(other) as i32).cmp(&0)
 }
 
 fn is_used(entry: &Entry) -> bool {
@@ -628,17 +635,19 @@ impl Table {
                 && entry.flags.contains(EntryFlags::NO_CLIENT_PORT) == removed.flags.no_client_port
                 && shard.is_clients(slot, entry, bindings.get(entry.binding), &key)
         };
-        for port in [removed.client_port, 0] {
-            let shard = &mut self.shards[usize::from(ClientHash::of(removed.client, port).shard())];
-            let found = shard.by_client.all(fingerprint).filter(|slot| same(shard, *slot));
-            if let Some(slot) = found.max_by_key(|slot| shard.age_order(*slot))
-                && let Some(entry) = shard.slab.get_mut(slot)
-            {
-                entry.flags.remove(EntryFlags::HIDDEN);
-                // It may hide older ones that it never met: they were detached when it came.
-                entry.flags.insert(EntryFlags::COVERS);
-                return;
-            }
+        let homes = [removed.client_port, 0].map(|port| usize::from(ClientHash::of(removed.client, port).shard()));
+        let newest = homes.into_iter().filter_map(|number| {
+            let shard = &self.shards[number];
+            let hidden = shard.by_client.all(fingerprint).filter(|slot| same(shard, *slot));
+            let slot = hidden.max_by(|one, other| shard.by_age(one, other))?;
+            Some((number, slot, shard.slab.get(slot)?.born))
+        });
+        if let Some((number, slot, _)) = newest.max_by(|(.., one), (.., other)| age(*one, *other))
+            && let Some(entry) = self.shards[number].slab.get_mut(slot)
+        {
+            entry.flags.remove(EntryFlags::HIDDEN);
+            // It may hide older ones that it never met: they were detached when it came.
+            entry.flags.insert(EntryFlags::COVERS);
         }
     }
 
@@ -668,7 +677,7 @@ impl Table {
         let visible = self.find_same(&attached);
         let mut newer = false;
         if let Some(visible) = visible.and_then(|visible| self.get_mut(visible)) {
-            newer = visible.born.wrapping_sub(born) < u32::MAX / 2;
+            newer = age(visible.born, born).is_gt();
             visible.flags.insert(if newer { EntryFlags::COVERS } else { EntryFlags::HIDDEN });
         }
         if let Some(entry) = self.get_mut(id) {
@@ -702,9 +711,11 @@ impl Table {
             older.flags.insert(EntryFlags::HIDDEN);
             entry.flags.insert(EntryFlags::COVERS);
         }
+        // All that look alike have the same home, and are told apart by its count, in whichever shard they are.
+        let home = &mut self.shards[usize::from(ClientHash::of(new.client, new.client_port).shard())];
+        entry.born = home.born;
+        home.born = home.born.wrapping_add(1);
         let shard = self.shard_mut(id);
-        entry.born = shard.born;
-        shard.born = shard.born.wrapping_add(1);
         if let Some(place) = shard.get_mut(id) {
             entry.generation = place.generation;
             *place = entry;
