@@ -176,7 +176,7 @@ impl<'a, 'scope> Collector<'a, 'scope> {
     }
 
     /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
-    #[cold]
+    #[inline(never)]
     fn show(&self, piece: &mut Piece, leaving: Leaving<'_>) {
         const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
         let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
@@ -253,7 +253,7 @@ impl Sink for Collector<'_, '_> {
         piece.emitted.bytes += len as u64;
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
-            count(&mut piece.totals, &{ leaving.frame });
+            count(&mut piece.totals, leaving.frame);
             if self.translates {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }

@@ -1,5 +1,5 @@
-//! Where the ways of large captures write: the file that was asked for, or one that stands for a pipe until it is sure that nothing needs
-//! care. What was written to a pipe can't be taken back when the careful way begins anew.
+//! Where the ways of large captures write: the file that was asked for, or one that stands for a pipe until it is sure that
+//! nothing needs care. What was written to a pipe can't be taken back when the careful way begins anew.
 
 use crate::capture::{CaptureError, Container, Input, Writer};
 use std::fs::File;

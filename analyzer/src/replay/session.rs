@@ -149,7 +149,7 @@ impl Session {
             _ => None,
         };
         for emitted in self.output.frames() {
-            count(&mut self.emitted, &emitted);
+            count(&mut self.emitted, emitted);
             if flow_of_request.is_some()
                 && let Some(replies) = &mut self.replies
             {
@@ -179,7 +179,7 @@ impl Session {
         self.verdicts.count(verdict);
         let mut seen = frame.bytes.to_vec();
         for emitted in self.output.frames() {
-            count(&mut self.emitted, &emitted);
+            count(&mut self.emitted, emitted);
             if self.made_up_macs && seen.len() >= 12 && emitted.bytes.len() >= 12 {
                 // The capture does not tell them, so they can't be compared.
                 seen[..12].copy_from_slice(&emitted.bytes[..12]);
@@ -219,7 +219,7 @@ impl Session {
         self.output.clear();
         self.director.advance(self.last, &mut self.output);
         for emitted in self.output.frames() {
-            count(&mut self.emitted, &emitted);
+            count(&mut self.emitted, emitted);
             sink.emitted(emitted, None, None);
         }
     }
@@ -233,7 +233,7 @@ pub fn answers_pass_director(config: &DirectorConfig) -> bool {
     })
 }
 
-pub(super) fn count(totals: &mut Emitted, frame: &EmittedFrame<'_>) {
+pub(super) fn count(totals: &mut Emitted, frame: EmittedFrame<'_>) {
     totals.frames += 1;
     totals.bytes += frame.bytes.len() as u64;
     let mut at = 12;

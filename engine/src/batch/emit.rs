@@ -64,7 +64,7 @@ impl WaysBack {
 
     fn get(&mut self, host: &Host, client: IpAddr, on: InterfaceId) -> Option<&LinkWay> {
         self.kept.resize(256, None);
-        let at = super::lane::kept_at(word_of(client)) % self.kept.len();
+        let at = super::rules::kept_at(word_of(client)) % self.kept.len();
         let kept = self.kept.get_mut(at)?;
         if kept.as_ref().is_none_or(|(known, interface, _)| (*known, *interface) != (client, on)) {
             *kept = Some((client, on, way_back(host, client, on)?));
@@ -108,6 +108,7 @@ impl Emitter<'_> {
             };
             *packets += 1;
             *bytes += len as u64;
+            // Seldom: most packets need no store for it.
             if change != 0 {
                 passed.active += change;
             }
@@ -115,7 +116,8 @@ impl Emitter<'_> {
         let time = arrival.time;
         let leaving = |interface| EmittedFrame { time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
         let verdict = if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) };
-        if v4 && let Some((head, edit, interface)) = self.edit(way, packet, answer, service, arrival.interface, (back, head)) {
+        let answers = answer.then_some((service, arrival.interface));
+        if v4 && let Some((head, edit, interface)) = self.edit(way, packet, answers, (back, head)) {
             let frame = leaving(interface);
             sink.frame(piece, Leaving { head, tail: packet, edit: Some(edit), frame });
             sink.verdict(piece, part, number, verdict);
@@ -130,14 +132,10 @@ impl Emitter<'_> {
             }
             Method::Nat(address, port) => {
                 let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
-                let (link, change) = if answer {
-                    let Some((address, port)) = self.ways.face(service) else { return };
-                    let Some(client) = nat::address_of(packet, End::Destination) else { return };
-                    let Some(link) = back.get(self.host, client, arrival.interface) else { return };
-                    (link, Change { end: End::Source, address, port: Some(port) })
-                } else {
-                    (&way.link, Change { end: End::Destination, address, port: Some(port) })
+                let Some((link, end, address, port)) = self.translation(&way.link, (address, port), packet, answers, back) else {
+                    return;
                 };
+                let change = Change { end, address, port: Some(port) };
                 let used = begin(head, link, frame, transport);
                 let packet_head = &mut head[used - transport..used];
                 hop_of_right(packet_head);
@@ -170,22 +168,14 @@ impl Emitter<'_> {
         &self,
         way: &'w ServerWay,
         packet: &[u8],
-        answer: bool,
-        service: u32,
-        on: InterfaceId,
+        answers: Option<(u32, InterfaceId)>,
         (back, head): (&'w mut WaysBack, &'w mut [u8; HEAD]),
     ) -> Option<(&'w [u8], Edit, InterfaceId)> {
         let first: &First = packet.first_chunk()?;
         let (link, edit) = match way.method {
             Method::Dr => (&way.link, Edit::hop(first)),
             Method::Nat(address, port) => {
-                let (link, end, address, port) = if answer {
-                    let (address, port) = self.ways.face(service)?;
-                    let client = nat::address_of(first, End::Destination)?;
-                    (back.get(self.host, client, on)?, End::Source, address, port)
-                } else {
-                    (&way.link, End::Destination, address, port)
-                };
+                let (link, end, address, port) = self.translation(&way.link, (address, port), packet, answers, back)?;
                 let IpAddr::V4(address) = address else { return None };
                 (link, Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port }))
             }
@@ -201,6 +191,23 @@ impl Emitter<'_> {
             }
         };
         Some((link.header.bytes(), edit, link.interface))
+    }
+
+    /// By which way a packet leaves that NAT translates, and which end of it gets which address and port: the real server's, or of
+    /// an answer, whose service and place of arrival are given then, the service's.
+    #[inline(always)]
+    fn translation<'w>(
+        &self,
+        link: &'w LinkWay,
+        (address, port): (IpAddr, u16),
+        packet: &[u8],
+        answers: Option<(u32, InterfaceId)>,
+        back: &'w mut WaysBack,
+    ) -> Option<(&'w LinkWay, End, IpAddr, u16)> {
+        let Some((service, on)) = answers else { return Some((link, End::Destination, address, port)) };
+        let (address, port) = self.ways.face(service)?;
+        let client = nat::address_of(packet, End::Destination)?;
+        Some((back.get(self.host, client, on)?, End::Source, address, port))
     }
 
     /// What a tunnel's outer header holds, besides what the packet says.

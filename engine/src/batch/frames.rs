@@ -68,7 +68,7 @@ pub struct Leaving<'a> {
     pub head: &'a [u8],
     /// What follows them.
     pub tail: &'a [u8],
-    /// What is changed at the beginning of the tail, which is a packet as it arrived then; there is so much of it.
+    /// What is changed in the tail, which is a packet as it arrived then, of [`crate::rewrite::edit::EDITED`] bytes at least.
     pub edit: Option<Edit>,
     /// All but the bytes: of those, `frame.bytes` holds none.
     pub frame: EmittedFrame<'a>,

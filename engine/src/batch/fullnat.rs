@@ -1,7 +1,7 @@
 //! The parallel way of clients' packets to FULLNAT services of DPVS.
 //!
 //! ```text
-//! classify   every part of the window by itself     lane.rs              which packets are plain
+//! classify   every part of the window by itself     rules.rs             which packets are plain
 //! find       every part of a chunk by itself        Director::find       which connection
 //! follow     in the order of the packets            Director::follow     states, timers, servers, local ports
 //! rewrite    every part of a chunk by itself        here                 the frames that leave

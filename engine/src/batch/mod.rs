@@ -1,7 +1,7 @@
 //! The batch composition: windows of packets, each part of the engine over the whole window at once.
 //!
 //! ```text
-//! classify   every part of the window by itself     lane.rs      which packets are plain
+//! classify   every part of the window by itself     rules.rs     which packets are plain
 //! track      every shard of the table by itself     run.rs       which connection, which state
 //! schedule   the openings in order                  schedule.rs  which real server
 //! rewrite    every part by itself                   emit.rs      the frames that leave
@@ -15,11 +15,13 @@
 //!
 //! So it is for the Linux director. FULLNAT of DPVS, whose packets classify sorts out by the same rules, goes on in fullnat.rs.
 
+mod alike;
 mod emit;
 mod frames;
 mod fullnat;
 mod hands;
 mod lane;
+mod rules;
 mod run;
 mod schedule;
 #[cfg(test)]
@@ -36,8 +38,9 @@ use crate::time::Nanos;
 use crate::track::SHARDS;
 use emit::{Emitter, Passing};
 use hands::Hands;
-use lane::{Lane, Rules, Scratch};
+use lane::{Lane, Scratch};
 use rayon::prelude::*;
+use rules::Rules;
 use run::{Context, ShardRun, Stretch};
 use std::net::IpAddr;
 use std::ops::Range;

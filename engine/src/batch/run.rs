@@ -6,7 +6,8 @@
 //! back: the run then ends before that packet in all shards, which the serial director takes.
 
 use super::hands::Hands;
-use super::lane::{Ends, Facts, Item, Lane, RST, SYN};
+use super::lane::{Ends, Facts, Item, Lane};
+use super::rules::{RST, SYN};
 use super::way::Ways;
 use super::word::{LONGEST_RUN, UNBOUND, Word};
 use crate::config::Family;
@@ -256,7 +257,7 @@ impl ShardRun {
         let mut slot = candidate;
         let way = match self.way_of(shard, slot, packet, end, context) {
             Some(way) => way,
-            // Another one with its fingerprint, or one that a packet of its group added.
+            // Another one with its fingerprint, or one that was opened after it was sought.
             None => match shard.find_client(item.fingerprint, |slot, _| self.way_of(shard, slot, packet, end, context).is_some())
             {
                 Some(found) => {

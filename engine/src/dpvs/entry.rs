@@ -2,9 +2,9 @@
 //! FULLNAT connection has for itself stands in one line of a processor's cache, and what many of them have in common is kept once.
 
 use super::connection::{Connection, Path};
+use super::places::Places;
 use super::port_pool::LocalPort;
 use super::shared::{NO_VALUE, Shared};
-use super::slots::Places;
 use super::state::State;
 use crate::config::{ForwardingMethod, Protocol};
 use crate::time::Nanos;

@@ -3,11 +3,10 @@
 use super::connection::Connection;
 use super::entry::{Beside, Entry};
 use super::flow::{Flow, FlowKey};
-use super::slots::Entries;
 use super::state::{Direction, State};
 use crate::config::Protocol;
 use crate::time::Nanos;
-use crate::track::{Fingerprint, Index};
+use crate::track::{Fingerprint, Index, Slab};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
@@ -33,7 +32,7 @@ fn entry_of(place: u32) -> (ConnectionId, Direction) {
 /// All connections.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections {
-    entries: Entries,
+    entries: Slab<Entry>,
     free: Vec<u32>,
     /// What entries know by number.
     pub(super) beside: Beside,
@@ -98,7 +97,7 @@ impl Connections {
     /// Of the first connection that the index has for the fingerprint of a client's packet, the place.
     #[inline]
     pub(super) fn candidate(&self, fingerprint: Fingerprint) -> ConnectionId {
-        match self.index.all(fingerprint).map(entry_of).next() {
+        match self.index.first(fingerprint).map(entry_of) {
             Some((id, Direction::In)) => id,
             _ => ConnectionId::NONE,
         }
@@ -263,6 +262,6 @@ impl Connections {
 
     /// All connections.
     pub(super) fn iter(&self) -> impl Iterator<Item = Connection> {
-        self.entries.iter().filter(|entry| entry.is_taken()).filter_map(|entry| self.beside.get(entry))
+        self.entries.iter().filter(|(_, entry)| entry.is_taken()).filter_map(|(_, entry)| self.beside.get(entry))
     }
 }

@@ -26,6 +26,7 @@ pub use index::{Fingerprint, Index};
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
+pub(crate) use slab::Slab;
 pub use table::{ClientHash, ClientKey, OtherHash, SHARDS, Shard, Table};
 
 use crate::config::{

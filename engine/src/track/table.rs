@@ -48,7 +48,7 @@ impl Default for Table {
 #[derive(Clone, Debug, Default)]
 pub struct Shard {
     number: u32,
-    slab: Slab,
+    slab: Slab<Entry>,
     /// IPv6 clients by slot; as long as is needed.
     wide: Vec<Ipv6Addr>,
     /// What controls entries, by slot; as long as is needed.
