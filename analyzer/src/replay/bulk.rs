@@ -23,12 +23,9 @@ use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Sta
 use lvscheck_engine::config::InterfaceId;
 use lvscheck_engine::{Arrival, Director, DirectorConfig, Nanos, Output};
 use std::ops::{Range, RangeInclusive};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Bytes of a window.
 pub(super) const WINDOW: usize = 2 << 20;
-/// Windows in use: one is worked on while the next is read.
-const AHEAD: usize = 2;
 
 /// What a bulk replay is told.
 pub struct BulkRequest<'a> {
@@ -58,10 +55,10 @@ pub struct BulkRequest<'a> {
     pub translations: Translations,
     /// Ports that the director may draw.
     pub local_ports: RangeInclusive<u16>,
-    /// When the director's life ends, by the time of the last frame of the capture and of the golden.
-    pub end: &'a dyn Fn(Nanos, Nanos) -> Nanos,
+    /// When the director's life ends, by the times of the capture's first and last frame and of the golden's last.
+    pub end: &'a dyn Fn(Nanos, Nanos, Nanos) -> Nanos,
     /// Told what is done when, and of frames done.
-    pub stage: &'a mut dyn FnMut(Step),
+    pub stage: &'a mut (dyn FnMut(Step) + Send),
 }
 
 /// What a bulk replay does at a moment.
@@ -77,8 +74,6 @@ pub enum Step {
         frames: u64,
         /// Bytes of the capture done.
         position: u64,
-        /// The time of the first frame.
-        first: Nanos,
     },
 }
 
@@ -134,59 +129,58 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     let mut roles = Roles::default();
     let mut turns = None;
     let interfaces = input.interfaces().len();
-    let detour = std::thread::scope(|scope| -> Result<Option<Detour>, Failure> {
-        // Made here: when this ends early, so do the channels, and with them the thread that reads.
-        let (empty, to_fill) = channel::<BulkWindow>();
-        let (filled, windows) = sync_channel::<Result<(BulkWindow, u64), CaptureError>>(1);
-        let (reader, places) = (&mut input, &places);
-        scope.spawn(move || read_ahead(reader, places, &to_fill, &filled));
-        for _ in 0..AHEAD {
-            let _reader_is_gone = empty.send(BulkWindow::default());
+    let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
+        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces && !link::is_made_up(frame) => Some(place),
+        _ => None,
+    };
+    let (mut window, mut next) = (BulkWindow::default(), BulkWindow::default());
+    stage(Step::Read);
+    let mut more = input.next_window(&mut window, WINDOW, &place)?;
+    while more {
+        let position = input.position();
+        let seen = bystanders.look(&window, &places, &watch, interfaces);
+        if seen.sent && bystanders.translates() && turns.is_none() {
+            turns = Some(turns_replies(&places)?);
         }
-        loop {
-            stage(Step::Read);
-            let Ok(read) = windows.recv() else { return Ok(None) };
-            let (window, position) = read?;
-            let seen = bystanders.look(&window, places, &watch, interfaces);
-            if seen.sent && bystanders.translates() && turns.is_none() {
-                turns = Some(turns_replies(places)?);
-            }
-            if seen.new_interface {
-                return Ok(Some(Detour::Careful));
-            }
-            if window.steps_back() || seen.by_connection || seen.sent && turns == Some(true) {
-                return Ok(Some(Detour::OneByOne));
-            }
-            roles.add(&seen.roles);
-            collector.begin();
-            batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
-            if let Some(error) = collector.error() {
-                return Err(error.into());
-            }
-            if collector.needs_care {
-                return Ok(Some(Detour::Careful));
-            }
-            demands(&mut watch, &window, std::mem::take(&mut collector.unusual), &seen.concerning);
-            for ((part, number), emitted) in std::mem::take(&mut collector.forwarded) {
-                if let Some(frame) = window.frame(part, number) {
-                    translations.note(frame.bytes, &emitted);
-                }
-            }
-            (collector.translates, collector.room) = (translations.wants_more(), translations.room());
-            counts.add(&window);
-            let first = counts.times.unwrap_or_default().0;
-            stage(Step::Frames { frames: counts.frames, position, first });
-            let _reader_is_gone = empty.send(window);
+        if seen.new_interface {
+            return Ok(Err(Detour::Careful));
         }
-    });
-    if let Some(detour) = detour? {
-        return Ok(Err(detour));
+        if window.steps_back() || seen.by_connection || seen.sent && turns == Some(true) {
+            return Ok(Err(Detour::OneByOne));
+        }
+        roles.add(&seen.roles);
+        collector.begin();
+        // Reading is a part of the same work: whichever thread has nothing else to do reads.
+        let ((), read) = rayon::join(
+            || {
+                batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
+                stage(Step::Read);
+            },
+            || input.next_window(&mut next, WINDOW, &place),
+        );
+        if let Some(error) = collector.error() {
+            return Err(error.into());
+        }
+        if collector.needs_care {
+            return Ok(Err(Detour::Careful));
+        }
+        demands(&mut watch, &window, std::mem::take(&mut collector.unusual), &seen.concerning);
+        for ((part, number), emitted) in std::mem::take(&mut collector.forwarded) {
+            if let Some(frame) = window.frame(part, number) {
+                translations.note(frame.bytes, &emitted);
+            }
+        }
+        (collector.translates, collector.room) = (translations.wants_more(), translations.room());
+        counts.add(&window);
+        stage(Step::Frames { frames: counts.frames, position });
+        more = read?;
+        std::mem::swap(&mut window, &mut next);
     }
-    let (Some((_, last)), Some(last_golden)) = (counts.times, collector.golden_end()) else {
+    let (Some((first, last)), Some(last_golden)) = (counts.times, collector.golden_end()) else {
         return Ok(Err(Detour::Careful));
     };
     let mut out = Output::default();
-    batch.director_mut().advance(last.max(end(last, last_golden)), &mut out);
+    batch.director_mut().advance(last.max(end(first, last, last_golden)), &mut out);
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
     for frame in out.frames() {
@@ -227,31 +221,6 @@ fn demands(watch: &mut Watch, window: &BulkWindow, mut unusual: Vec<(usize, usiz
     frames.sort_by_key(|(number, _)| *number);
     for (number, frame) in frames {
         watch.look(InputFrame { number, time: frame.time, interface: 0, bytes: frame.bytes, wire_len: frame.wire_len });
-    }
-}
-
-/// Fills windows until the capture ends or nobody wants them.
-fn read_ahead(
-    input: &mut BulkReader,
-    places: &Places,
-    to_fill: &Receiver<BulkWindow>,
-    filled: &SyncSender<Result<(BulkWindow, u64), CaptureError>>,
-) {
-    let interfaces = input.interfaces().len();
-    let place = |interface: u32, frame: &[u8]| match places.of(interface, frame) {
-        Place::Arrived(InterfaceId(place)) if (interface as usize) < interfaces && !link::is_made_up(frame) => Some(place),
-        _ => None,
-    };
-    for mut window in to_fill {
-        let read = match input.next_window(&mut window, WINDOW, &place) {
-            Ok(true) => Ok((window, input.position())),
-            Ok(false) => return,
-            Err(error) => Err(error),
-        };
-        let ends = read.is_err();
-        if filled.send(read).is_err() || ends {
-            return;
-        }
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn run(
     golden: Option<&Input>,
     ignore: &Ignore,
     start: Instant,
-    observe: &mut dyn FnMut(Step),
+    observe: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Option<Replayed>, Failure> {
     let plain = request.bulk && !request.observe && request.probes.is_empty() && request.golden != Some(Source::Same);
     if !plain {
@@ -59,9 +59,8 @@ pub(super) fn run(
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
-    let first = std::cell::Cell::new(Nanos(0));
-    let end = |last: Nanos, last_golden: Nanos| {
-        let changed = if last_change == Nanos(0) { Nanos(0) } else { first.get() + last_change };
+    let end = |first: Nanos, last: Nanos, last_golden: Nanos| {
+        let changed = if last_change == Nanos(0) { Nanos(0) } else { first + last_change };
         match (request.linger, golden.is_some()) {
             (Some(linger), _) => last.max(changed) + linger,
             (None, true) => last.max(changed).max(last_golden) + LISTENED,
@@ -74,11 +73,8 @@ pub(super) fn run(
     let progress = request.progress.as_ref();
     let mut stage = |step: Step| {
         observe(step);
-        if let (Step::Frames { position, first: began, .. }, bar) = (step, progress) {
-            first.set(began);
-            if let Some(bar) = bar {
-                bar.set_position(position.min(size));
-            }
+        if let (Step::Frames { position, .. }, Some(bar)) = (step, progress) {
+            bar.set_position(position.min(size));
         }
     };
     let turns_replies = |places: &Places| Ok(!holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);

@@ -164,7 +164,7 @@ pub fn run(request: &Request) -> Result<Replayed, Failure> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_observed(request: &Request, observe: &mut dyn FnMut(bulk::Step)) -> Result<Replayed, Failure> {
+pub fn run_observed(request: &Request, observe: &mut (dyn FnMut(bulk::Step) + Send)) -> Result<Replayed, Failure> {
     let start = Instant::now();
     let ignore = Ignore::new(&request.ignore).map_err(Failure::usage)?;
     let inputs = request.captures.iter().map(|path| Input::new(path)).collect::<Result<Vec<_>, _>>()?;

@@ -86,7 +86,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         }
         counts.add(&window);
         (handled.serial, handled.windows) = (counts.frames, handled.windows + 1);
-        stage(Step::Frames { frames: counts.frames, position: input.position(), first: work.first() });
+        stage(Step::Frames { frames: counts.frames, position: input.position() });
         more = read?;
         std::mem::swap(&mut window, &mut next);
     }
@@ -96,7 +96,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     };
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
-    work.end(last.max(end(last, last_golden)), &collector, &mut piece)?;
+    work.end(last.max(end(work.first(), last, last_golden)), &collector, &mut piece)?;
     if !collector.take(piece)? || work.needs_care()? {
         return Ok(Err(Detour::Careful));
     }
