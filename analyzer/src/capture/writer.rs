@@ -259,9 +259,9 @@ pub fn pcap_head() -> [u8; 24] {
 /// Length of the header of a pcap record as it is written.
 pub const PCAP_RECORD_HEAD: usize = 16;
 
-/// Appends the header of a nanosecond pcap record; the frame follows it.
+/// The header of a nanosecond pcap record; the frame follows it.
 #[inline]
-pub fn pcap_record_head(buffer: &mut Vec<u8>, time: Nanos, len: u32, wire_len: u32) {
+pub fn pcap_record_head(time: Nanos, len: u32, wire_len: u32) -> [u8; PCAP_RECORD_HEAD] {
     let mut header = [0; PCAP_RECORD_HEAD];
     // The field has 32 bits; what lies beyond 2106 stays at its end.
     let seconds = (time.0 / 1_000_000_000).min(u64::from(u32::MAX)) as u32;
@@ -269,13 +269,13 @@ pub fn pcap_record_head(buffer: &mut Vec<u8>, time: Nanos, len: u32, wire_len: u
     header[4..8].copy_from_slice(&((time.0 % 1_000_000_000) as u32).to_le_bytes());
     header[8..12].copy_from_slice(&len.to_le_bytes());
     header[12..].copy_from_slice(&wire_len.to_le_bytes());
-    buffer.extend_from_slice(&header);
+    header
 }
 
 /// Appends a nanosecond pcap record.
 #[inline]
 pub fn pcap_record(buffer: &mut Vec<u8>, time: Nanos, frame: &[u8], wire_len: u32) {
-    pcap_record_head(buffer, time, frame.len() as u32, wire_len);
+    buffer.extend_from_slice(&pcap_record_head(time, frame.len() as u32, wire_len));
     buffer.extend_from_slice(frame);
 }
 

@@ -19,6 +19,8 @@ use std::sync::Mutex;
 const GOLDEN: usize = 64 << 10;
 /// A link header without tags.
 const ETHERNET: usize = 14;
+/// Where the options of TCP stand over IPv4 at the earliest.
+const OPTIONS: usize = ETHERNET + 20 + 20;
 /// Room for the addresses and ports of both ends of a packet.
 const ENDS: usize = 36;
 
@@ -125,9 +127,50 @@ pub(super) struct Piece {
     golden: Read,
     /// The latest time stamp of the golden.
     golden_last: u64,
-    records: Vec<u8>,
-    /// Where the records belong in the file.
-    records_at: u64,
+    records: Records,
+}
+
+/// Records to write, one after the other.
+#[derive(Default)]
+struct Records {
+    /// It is used again: behind what is filled stands anything.
+    buffer: Vec<u8>,
+    filled: usize,
+    /// Where they belong in the file.
+    at: u64,
+}
+
+impl Records {
+    /// Room for the next bytes, so many.
+    #[inline(always)]
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let from = self.filled;
+        self.filled += len;
+        if self.filled > self.buffer.len() {
+            self.grow();
+        }
+        self.buffer.get_mut(from..self.filled).unwrap_or_default()
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.buffer.resize((2 * self.buffer.len()).max(self.filled), 0);
+    }
+
+    /// Adds a record of a frame that has so many bytes, which `put` puts where it belongs.
+    #[inline(always)]
+    fn add(&mut self, time: Nanos, len: usize, wire_len: u32, put: impl FnOnce(&mut [u8])) {
+        if let Some((head, frame)) = self.room(PCAP_RECORD_HEAD + len).split_first_chunk_mut() {
+            *head = pcap_record_head(time, len as u32, wire_len);
+            put(frame);
+        }
+    }
+
+    /// Their bytes.
+    fn into_bytes(mut self) -> Vec<u8> {
+        self.buffer.truncate(self.filled);
+        self.buffer
+    }
 }
 
 impl<'a, 'scope> Collector<'a, 'scope> {
@@ -177,10 +220,9 @@ impl<'a, 'scope> Collector<'a, 'scope> {
 
     /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
     #[inline(never)]
-    fn show(&self, piece: &mut Piece, leaving: Leaving<'_>) {
-        const OPTIONS: (usize, usize) = (ETHERNET + 20 + 20, ETHERNET + 40 + 20);
+    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
         let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
-        let options = leaving.head.get(if v4 { OPTIONS.0 } else { OPTIONS.1 }..).unwrap_or_default();
+        let options = leaving.head.get(if v4 { OPTIONS } else { OPTIONS + 20 }..).unwrap_or_default();
         let mut is_first = || {
             let ends = if v4 { 26..38 } else { 22..58 };
             let mut key = [0; ENDS];
@@ -216,14 +258,14 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         if leaving.frame.drawn.is_empty() {
             return false;
         }
-        piece.learned = learned(golden, expected, leaving);
+        piece.learned = learned(golden, expected, &Leaving { ..leaving });
         piece.learned.is_some()
     }
 }
 
 /// The frame with the golden's draws, if it differs in nothing else. Apart from what is done for every frame.
 #[cold]
-fn learned(golden: &Golden, expected: &[u8], leaving: Leaving<'_>) -> Option<Vec<u8>> {
+fn learned(golden: &Golden, expected: &[u8], leaving: &Leaving<'_>) -> Option<Vec<u8>> {
     let whole = leaving.to_vec();
     golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..leaving.frame })
 }
@@ -236,8 +278,8 @@ impl Sink for Collector<'_, '_> {
         let before = Emitted { frames, bytes: self.start.bytes + before.bytes };
         let mut piece = Piece::default();
         if let Some((behind, _)) = self.output {
-            piece.records = behind.buffer();
-            piece.records_at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
+            let at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
+            piece.records = Records { buffer: behind.buffer(), filled: 0, at };
         }
         if let Some(golden) = &self.golden {
             let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
@@ -257,8 +299,9 @@ impl Sink for Collector<'_, '_> {
             if self.translates {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }
-        } else if self.translates {
-            self.show(piece, leaving);
+        } else if self.translates && (self.room > 0 || leaving.head.len() > OPTIONS) {
+            // A copy, as below: what is given to a function must lie in memory, and need not where none is called.
+            self.show(piece, &Leaving { ..leaving });
         }
         if piece.learned.is_some() {
             piece.learned = None;
@@ -269,10 +312,10 @@ impl Sink for Collector<'_, '_> {
             piece.needs_care |= !self.agrees(golden, piece, leaving);
         }
         if self.output.is_some() {
-            pcap_record_head(&mut piece.records, leaving.frame.time, len as u32, len as u32 + leaving.frame.cut);
+            let (time, wire_len) = (leaving.frame.time, len as u32 + leaving.frame.cut);
             match &piece.learned {
-                Some(bytes) => piece.records.extend_from_slice(bytes),
-                None => leaving.append_to(&mut piece.records),
+                Some(bytes) => piece.records.add(time, len, wire_len, |room| room.copy_from_slice(bytes)),
+                None => piece.records.add(time, len, wire_len, |room| leaving.put(room)),
             }
         }
     }
@@ -296,7 +339,9 @@ impl Sink for Collector<'_, '_> {
 
     fn finish(&self, piece: &mut Piece) {
         if let Some((behind, scope)) = self.output {
-            behind.write(scope, std::mem::take(&mut piece.records), piece.records_at);
+            let records = std::mem::take(&mut piece.records);
+            let at = records.at;
+            behind.write(scope, records.into_bytes(), at);
         }
         if self.golden.is_some()
             && let Ok(mut spare) = self.spare.lock()

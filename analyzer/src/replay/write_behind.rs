@@ -58,11 +58,9 @@ impl WriteBehind {
         Ok(WriteBehind { writer, waiting, joined, busy: AtomicBool::new(false), spare, error })
     }
 
-    /// A buffer for a piece, empty, and perhaps large already.
+    /// A buffer for a piece, which holds anything.
     pub(super) fn buffer(&self) -> Vec<u8> {
-        let mut buffer = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
-        buffer.clear();
-        buffer
+        self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default()
     }
 
     /// Writes a piece at a place of the file, some time before the scope ends.

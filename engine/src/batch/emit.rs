@@ -9,7 +9,6 @@ use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
-use crate::packet::ipv4::HEADER_LEN as IPV4;
 use crate::rewrite::edit::{ChangeV4, Edit, First};
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
@@ -89,15 +88,16 @@ impl Emitter<'_> {
         piece: &mut S::Piece,
         (part, number): (usize, usize),
         arrival: &Arrival<'_>,
-        Outcome { binding, opens, answer, change }: Outcome,
+        Outcome { binding, opens, answer, word }: Outcome,
         passing: &mut Passing,
     ) {
         let frame = arrival.frame;
         let Some((&BindingWay { server, service, .. }, way)) = self.ways.server_of(binding) else { return };
         let forwarded = Forwarded { service, server, new: opens };
-        let v4 = frame.get(12..14) == Some(&[8, 0]);
-        let ip = if v4 { 20 } else { 40 };
-        let Some(len) = length(frame, v4) else { return };
+        // Every frame in lane has so many bytes, and its packet all of its own.
+        let Some(header) = frame.first_chunk::<54>() else { return };
+        let v4 = header[12..14] == [8, 0];
+        let len = if v4 { word_at(header, 16) } else { word_at(header, 18) + 40 };
         let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
         let Passing { passed, back, head, inner, tunnelled } = passing;
         if let Some(passed) = passed.get_mut(server as usize) {
@@ -109,8 +109,8 @@ impl Emitter<'_> {
             *packets += 1;
             *bytes += len as u64;
             // Seldom: most packets need no store for it.
-            if change != 0 {
-                passed.active += change;
+            if word.changes() {
+                passed.active += word.change();
             }
         }
         let time = arrival.time;
@@ -123,6 +123,7 @@ impl Emitter<'_> {
             sink.verdict(piece, part, number, verdict);
             return;
         }
+        let ip = if v4 { 20 } else { 40 };
         let (head, tail, interface) = match way.method {
             Method::Dr => {
                 // Nothing behind the IP header changes.
@@ -142,7 +143,7 @@ impl Emitter<'_> {
                 nat::translate_right(packet_head, change);
                 (&head[..used], &packet[transport..], link.interface)
             }
-            Method::Tunnel { tunnel, source, destination } => {
+            Method::Tunnel { tunnel, source, destination, .. } => {
                 let Ok(mut headers) = Headers::of(packet) else { return };
                 headers.ttl = headers.ttl.saturating_sub(1);
                 // Only a checksum over all of it needs more of the inner packet than its header.
@@ -172,22 +173,20 @@ impl Emitter<'_> {
         (back, head): (&'w mut WaysBack, &'w mut [u8; HEAD]),
     ) -> Option<(&'w [u8], Edit, InterfaceId)> {
         let first: &First = packet.first_chunk()?;
-        let (link, edit) = match way.method {
+        let (link, edit) = match &way.method {
             Method::Dr => (&way.link, Edit::hop(first)),
             Method::Nat(address, port) => {
-                let (link, end, address, port) = self.translation(&way.link, (address, port), packet, answers, back)?;
+                let (link, end, address, port) = self.translation(&way.link, (*address, *port), packet, answers, back)?;
                 let IpAddr::V4(address) = address else { return None };
                 (link, Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port }))
             }
-            Method::Tunnel { tunnel, source, destination } => {
-                let plain = tunnel.kind == TunnelKind::Ipip && destination.is_ipv4();
-                let mut headers = Headers::of(packet).ok().filter(|_| plain)?;
-                headers.ttl = headers.ttl.saturating_sub(1);
-                let outer = tunnel::outer_ipv4(&headers, tunnel, &self.outer(source, destination))?.header();
+            Method::Tunnel { prefix, .. } => {
+                let copied = self.copy_dont_fragment && first[6] & 0x40 != 0;
+                let prefix = prefix.as_ref().filter(|_| copied)?;
                 let start = way.link.header.len;
                 head[..LINK_HEADER].copy_from_slice(&way.link.header.room);
-                head[start..start + IPV4].copy_from_slice(&outer);
-                return Some((&head[..start + IPV4], Edit::hop(first), way.link.interface));
+                *head.get_mut(start..)?.first_chunk_mut()? = prefix.before(first);
+                return Some((head.get(..start + prefix.len())?, Edit::hop(first), way.link.interface));
             }
         };
         Some((link.header.bytes(), edit, link.interface))
@@ -251,12 +250,10 @@ impl Emitter<'_> {
     }
 }
 
-/// Length of the IP packet in a frame in lane.
-#[inline]
-fn length(frame: &[u8], v4: bool) -> Option<usize> {
-    let at = if v4 { 16 } else { 18 };
-    let word = frame.get(at..at + 2)?;
-    Some(usize::from(u16::from_be_bytes([word[0], word[1]])) + if v4 { 0 } else { 40 })
+/// Two bytes as a number.
+#[inline(always)]
+fn word_at(header: &[u8; 54], at: usize) -> usize {
+    usize::from(u16::from_be_bytes([header[at], header[at + 1]]))
 }
 
 /// Puts the link header and the first bytes of the frame's packet into `head`; returns how many bytes that is.

@@ -108,34 +108,61 @@ impl<'a> Leaving<'a> {
         }
     }
 
-    /// Appends its bytes.
+    /// Puts its bytes there, where there is room for just so many.
     #[inline(always)]
-    pub fn append_to(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(self.head);
-        match self.edited() {
-            Some((edit, first, rest)) => {
-                bytes.extend_from_slice(&edit.apply(first));
-                bytes.extend_from_slice(rest);
+    pub fn put(&self, room: &mut [u8]) {
+        let Some((head, tail)) = room.split_at_mut_checked(self.head.len()) else { return };
+        copy(head, self.head);
+        match (self.edited(), tail.split_first_chunk_mut()) {
+            (Some((edit, first, rest)), Some((edited, others))) => {
+                *edited = edit.apply(first);
+                copy(others, rest);
             }
-            None => bytes.extend_from_slice(self.tail),
+            _ => copy(tail, self.tail),
         }
     }
 
     /// Its bytes.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
-        self.append_to(&mut bytes);
+        let mut bytes = vec![0; self.len()];
+        self.put(&mut bytes);
         bytes
+    }
+}
+
+/// The first and the last so many bytes, which overlap where there are fewer than twice as many.
+#[inline(always)]
+fn ends<const N: usize>(bytes: &[u8]) -> Option<([u8; N], [u8; N])> {
+    Some((*bytes.first_chunk()?, *bytes.last_chunk()?))
+}
+
+/// Copies bytes, as many as there is room for: of those there are few most times, and then a call costs more than the copy.
+#[inline(always)]
+fn copy(room: &mut [u8], bytes: &[u8]) {
+    #[inline(always)]
+    fn put<const N: usize>(room: &mut [u8], bytes: &[u8]) {
+        if let Some((first, last)) = ends::<N>(bytes) {
+            if let Some(room) = room.first_chunk_mut() {
+                *room = first;
+            }
+            if let Some(room) = room.last_chunk_mut() {
+                *room = last;
+            }
+        }
+    }
+    match bytes.len() {
+        len if len != room.len() => {}
+        4..8 => put::<4>(room, bytes),
+        8..=16 => put::<8>(room, bytes),
+        17..=32 => put::<16>(room, bytes),
+        33..=64 => put::<32>(room, bytes),
+        _ => room.copy_from_slice(bytes),
     }
 }
 
 /// Whether bytes are equal, of which there are few most times: then a call costs more than the comparison.
 #[inline(always)]
 fn same(one: &[u8], other: &[u8]) -> bool {
-    /// The first and the last so many bytes, which overlap.
-    fn ends<const N: usize>(bytes: &[u8]) -> Option<([u8; N], [u8; N])> {
-        Some((*bytes.first_chunk()?, *bytes.last_chunk()?))
-    }
     one.len() == other.len()
         && match one.len() {
             4..8 => ends::<4>(one) == ends::<4>(other),

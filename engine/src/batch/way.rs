@@ -5,7 +5,7 @@ use crate::config::{ForwardingMethod, InterfaceId, Protocol, SchedulerKind, Serv
 use crate::link::Host;
 use crate::link::route::Way;
 use crate::packet::ethernet::ether_type;
-use crate::rewrite::tunnel;
+use crate::rewrite::tunnel::{self, Prefix};
 use crate::time::Nanos;
 use crate::track::{Binding, Ipvs, Server, Service};
 use std::net::IpAddr;
@@ -58,8 +58,9 @@ pub(super) enum Method {
     Dr,
     /// They get that address and port.
     Nat(IpAddr, u16),
-    /// They go into a tunnel, from that address of ours to that of the server.
-    Tunnel { tunnel: Tunnel, source: IpAddr, destination: IpAddr },
+    /// They go into a tunnel, from that address of ours to that of the server; if what stands before them was made already, with
+    /// that.
+    Tunnel { tunnel: Tunnel, source: IpAddr, destination: IpAddr, prefix: Option<Prefix> },
 }
 
 impl ServerWay {
@@ -381,7 +382,7 @@ fn way_to(host: &Host, server: &Server) -> Option<ServerWay> {
             if (link.mtu as usize).saturating_sub(tunnel::overhead(tunnel, address.is_ipv4())) < least {
                 return None;
             }
-            Method::Tunnel { tunnel, source, destination: address }
+            Method::Tunnel { tunnel, source, destination: address, prefix: Prefix::of(tunnel, source, address) }
         }
         _ => return None,
     };

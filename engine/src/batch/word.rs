@@ -46,7 +46,7 @@ impl Word {
     /// Whether schedulers are concerned, which look at the servers' counts or do not.
     #[inline]
     pub fn is_event(self, counts: bool) -> bool {
-        counts && self.0 & Word::CHANGE != 0 || self.kind() == Word::OPENS
+        counts && self.changes() || self.kind() == Word::OPENS
     }
 
     /// The change was counted.
@@ -85,6 +85,12 @@ impl Word {
         ((place >> PLACE_BITS) as usize, (place & ((1 << PLACE_BITS) - 1)) as usize)
     }
 
+    /// Whether it changes how many active connections its server has.
+    #[inline]
+    pub fn changes(self) -> bool {
+        self.0 & Word::CHANGE != 0
+    }
+
     pub fn change(self) -> i32 {
         match self.0 & Word::CHANGE {
             Word::MORE => 1,
@@ -103,8 +109,8 @@ pub(super) struct Outcome {
     pub opens: bool,
     /// It came from the server.
     pub answer: bool,
-    /// By how much its server's active connections change, if that was not counted yet.
-    pub change: i32,
+    /// By how much its server's active connections change, if that was not counted yet, says this.
+    pub word: Word,
 }
 
 /// In the place of a binding: the connection has no server yet, the rest is its place among those that the run opened.
@@ -120,6 +126,6 @@ impl Outcome {
     pub fn read(stored: u64, outcomes: &[AtomicU64]) -> Outcome {
         let word = Word(stored);
         let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
-        Outcome { binding: word.bound(outcomes).binding(), opens, answer, change: word.change() }
+        Outcome { binding: word.bound(outcomes).binding(), opens, answer, word }
     }
 }

@@ -1,11 +1,12 @@
 //! Tunnels (`ipvsadm -i`): IP in IP, GUE, GRE, over either family (reference/linux-ipvs.md section 6.6b,
 //! reference/linux-findings.md section 3).
 
+use super::edit::First;
 use crate::config::{Tunnel, TunnelChecksum, TunnelKind};
 use crate::packet::ethernet::ether_type;
 use crate::packet::ipv4::Ipv4Fields;
 use crate::packet::ipv6::Ipv6Fields;
-use crate::packet::{Headers, checksum, gre, gue, ipv4, ipv6, put16, udp};
+use crate::packet::{Headers, be16, checksum, gre, gue, ipv4, ipv6, put16, udp};
 use std::net::IpAddr;
 
 /// What the outer header needs to know.
@@ -50,8 +51,8 @@ fn copies_dont_fragment(inner: &Headers, outer: &Outer) -> bool {
 
 /// Type of service of the outer header: congestion experienced becomes capable of it, the tunnel starts anew (RFC 3168 section
 /// 9.1.1).
-fn outer_tos(inner: &Headers) -> u8 {
-    if inner.tos & 3 == 3 { inner.tos & !1 } else { inner.tos }
+const fn outer_tos(tos: u8) -> u8 {
+    if tos & 3 == 3 { tos & !1 } else { tos }
 }
 
 /// The protocol of what follows the outer header.
@@ -69,9 +70,65 @@ pub fn outer_ipv4(headers: &Headers, tunnel: Tunnel, outer: &Outer) -> Option<Ip
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (outer.source, outer.destination) else { return None };
     let dont_fragment = copies_dont_fragment(headers, outer);
     let total_len = (overhead(tunnel, true) + headers.total_len) as u16;
-    let (tos, protocol) = (outer_tos(headers), outer_protocol(headers, tunnel));
+    let (tos, protocol) = (outer_tos(headers.tos), outer_protocol(headers, tunnel));
     let id = if dont_fragment { 0 } else { outer.id };
     Some(Ipv4Fields { tos, total_len, id, dont_fragment, ttl: headers.ttl, protocol, source, destination })
+}
+
+/// What a tunnel over IPv4 puts before packets of IPv4 that say not to fragment them, if they are copied that: made once, for
+/// only a little of it differs from packet to packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    bytes: [u8; Prefix::ROOM],
+    len: usize,
+    /// The outer header's checksum while type of service, length and TTL are 0.
+    check: u16,
+}
+
+impl Prefix {
+    /// The longest one.
+    pub const ROOM: usize = ipv4::HEADER_LEN + gre::header_len(false);
+
+    /// That of a tunnel; none if its headers depend on more of a packet.
+    pub fn of(tunnel: Tunnel, source: IpAddr, destination: IpAddr) -> Option<Prefix> {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else { return None };
+        let mut gre = Vec::new();
+        let protocol = match tunnel.kind {
+            TunnelKind::Ipip => 4,
+            TunnelKind::Gre if !has_checksum(tunnel) => {
+                gre::write(&mut gre, false, ether_type::IPV4);
+                47
+            }
+            TunnelKind::Gre | TunnelKind::Gue { .. } => return None,
+        };
+        let fields = Ipv4Fields { tos: 0, total_len: 0, id: 0, dont_fragment: true, ttl: 0, protocol, source, destination };
+        let header = fields.header();
+        let mut bytes = [0; Prefix::ROOM];
+        bytes.iter_mut().zip(header.iter().chain(&gre)).for_each(|(place, byte)| *place = *byte);
+        Some(Prefix { bytes, len: header.len() + gre.len(), check: be16(&header, 10) })
+    }
+
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What stands before a packet that begins so; its hop is not taken yet. Only the first [`Prefix::len`] bytes count.
+    #[inline]
+    pub fn before(&self, packet: &First) -> [u8; Prefix::ROOM] {
+        let tos = outer_tos(packet[1]);
+        let total_len = u16::from_be_bytes([packet[2], packet[3]]).wrapping_add(self.len as u16);
+        let ttl = packet[8].saturating_sub(1);
+        let sum = checksum::Sum::of_field(self.check).word(tos.into()).word(total_len).word(u16::from(ttl) << 8);
+        let mut bytes = self.bytes;
+        bytes[1] = tos;
+        bytes[2..4].copy_from_slice(&total_len.to_be_bytes());
+        bytes[8] = ttl;
+        bytes[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
+        bytes
+    }
 }
 
 /// Appends the packet in its tunnel. `inner` has lost its hop already, and `headers` are its own. Checksums over a packet
@@ -81,7 +138,7 @@ pub fn encapsulate(inner: &[u8], headers: &Headers, tunnel: Tunnel, outer: &Oute
         (Some(fields), ..) => fields.write(out),
         (None, IpAddr::V6(source), IpAddr::V6(destination)) => {
             let fields = Ipv6Fields {
-                traffic_class: outer_tos(headers),
+                traffic_class: outer_tos(headers.tos),
                 flow_label: 0,
                 payload_len: (overhead(tunnel, false) - ipv6::HEADER_LEN + headers.total_len) as u16,
                 next_header: outer_protocol(headers, tunnel),
@@ -182,6 +239,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_prefix_is_what_stands_before_a_packet(tos: u8, len in 40u16.., ttl in 1u8.., gre: bool, source: [u8; 4], destination: [u8; 4]) {
+            let tunnel = Tunnel { kind: if gre { TunnelKind::Gre } else { TunnelKind::Ipip }, ..Tunnel::default() };
+            let mut packet = inner(true, tos, true, &[0; 20]);
+            packet[2..4].copy_from_slice(&len.to_be_bytes());
+            packet[8] = ttl;
+            let prefix = Prefix::of(tunnel, source.into(), destination.into()).unwrap();
+            let before = prefix.before(packet.first_chunk().unwrap());
+            packet[8] -= 1;
+            // The packet need not be there to say how long it is.
+            let headers = Headers { tos, total_len: len.into(), ttl: ttl - 1, ..Headers::of(&inner(true, tos, true, &[0; 20])).unwrap() };
+            let mut sent = Vec::new();
+            let outer = Outer { source: source.into(), destination: destination.into(), ..outer(true) };
+            encapsulate(&packet, &headers, tunnel, &outer, &mut sent);
+            if usize::from(len) + prefix.len() <= usize::from(u16::MAX) {
+                prop_assert_eq!(&before[..prefix.len()], &sent[..sent.len() - packet.len()]);
+            }
+        }
+
         #[test]
         fn emitted_packets_parse(v4: bool, over_v4: bool, kind in 0usize..3, check: bool,
             body in proptest::collection::vec(any::<u8>(), 8..200)) {
