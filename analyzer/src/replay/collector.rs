@@ -157,13 +157,12 @@ impl Records {
         self.buffer.resize((2 * self.buffer.len()).max(self.filled), 0);
     }
 
-    /// Adds a record of a frame that has so many bytes, which `put` puts where it belongs.
+    /// Adds a record, and gives the room of its frame, which has so many bytes.
     #[inline(always)]
-    fn add(&mut self, time: Nanos, len: usize, wire_len: u32, put: impl FnOnce(&mut [u8])) {
-        if let Some((head, frame)) = self.room(PCAP_RECORD_HEAD + len).split_first_chunk_mut() {
-            *head = pcap_record_head(time, len as u32, wire_len);
-            put(frame);
-        }
+    fn add(&mut self, time: Nanos, len: usize, wire_len: u32) -> &mut [u8] {
+        let Some((head, frame)) = self.room(PCAP_RECORD_HEAD + len).split_first_chunk_mut() else { return &mut [] };
+        *head = pcap_record_head(time, len as u32, wire_len);
+        frame
     }
 
     /// Their bytes.
@@ -218,20 +217,19 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         self.output.and_then(|(behind, _)| behind.error())
     }
 
-    /// Keeps a frame that took the parallel way if it may be the first one of its connection, or may carry an option of address.
+    /// Whether a frame that took the parallel way and begins so may be the first one of its connection, or may carry an option of
+    /// address.
     #[inline(never)]
-    fn show(&self, piece: &mut Piece, leaving: &Leaving<'_>) {
-        let v4 = leaving.head.get(12..14) == Some(&[8, 0]);
-        let options = leaving.head.get(if v4 { OPTIONS } else { OPTIONS + 20 }..).unwrap_or_default();
+    fn shows(&self, piece: &mut Piece, head: &[u8]) -> bool {
+        let v4 = head.get(12..14) == Some(&[8, 0]);
+        let options = head.get(if v4 { OPTIONS } else { OPTIONS + 20 }..).unwrap_or_default();
         let mut is_first = || {
             let ends = if v4 { 26..38 } else { 22..58 };
             let mut key = [0; ENDS];
-            key.iter_mut().zip(leaving.head.get(ends).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
+            key.iter_mut().zip(head.get(ends).unwrap_or_default()).for_each(|(place, byte)| *place = *byte);
             piece.shown.len() < self.room && piece.shown.insert(key)
         };
-        if options.contains(&TOA) || is_first() {
-            piece.left.push(leaving.to_vec());
-        }
+        options.contains(&TOA) || is_first()
     }
 
     /// Whether the golden's next frame is this one.
@@ -258,16 +256,15 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         if leaving.frame.drawn.is_empty() {
             return false;
         }
-        piece.learned = learned(golden, expected, &Leaving { ..leaving });
+        piece.learned = learned(golden, expected, leaving.to_vec(), leaving.frame);
         piece.learned.is_some()
     }
 }
 
 /// The frame with the golden's draws, if it differs in nothing else. Apart from what is done for every frame.
 #[cold]
-fn learned(golden: &Golden, expected: &[u8], leaving: &Leaving<'_>) -> Option<Vec<u8>> {
-    let whole = leaving.to_vec();
-    golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..leaving.frame })
+fn learned(golden: &Golden, expected: &[u8], whole: Vec<u8>, frame: EmittedFrame<'_>) -> Option<Vec<u8>> {
+    golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..frame })
 }
 
 impl Sink for Collector<'_, '_> {
@@ -300,8 +297,10 @@ impl Sink for Collector<'_, '_> {
                 piece.left.push(leaving.frame.bytes.to_vec());
             }
         } else if self.translates && (self.room > 0 || leaving.head.len() > OPTIONS) {
-            // A copy, as below: what is given to a function must lie in memory, and need not where none is called.
-            self.show(piece, &Leaving { ..leaving });
+            // Its bytes are made here: what is given to a function must lie in memory, and need not where none is called.
+            if self.shows(piece, leaving.head) {
+                piece.left.push(leaving.to_vec());
+            }
         }
         if piece.learned.is_some() {
             piece.learned = None;
@@ -312,10 +311,10 @@ impl Sink for Collector<'_, '_> {
             piece.needs_care |= !self.agrees(golden, piece, leaving);
         }
         if self.output.is_some() {
-            let (time, wire_len) = (leaving.frame.time, len as u32 + leaving.frame.cut);
+            let room = piece.records.add(leaving.frame.time, len, len as u32 + leaving.frame.cut);
             match &piece.learned {
-                Some(bytes) => piece.records.add(time, len, wire_len, |room| room.copy_from_slice(bytes)),
-                None => piece.records.add(time, len, wire_len, |room| leaving.put(room)),
+                Some(bytes) => room.copy_from_slice(bytes),
+                None => leaving.put(room),
             }
         }
     }

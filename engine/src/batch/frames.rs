@@ -123,6 +123,7 @@ impl<'a> Leaving<'a> {
     }
 
     /// Its bytes.
+    #[inline(always)]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len()];
         self.put(&mut bytes);
