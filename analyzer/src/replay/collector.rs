@@ -118,8 +118,6 @@ pub(super) struct Piece {
     left: Vec<Vec<u8>>,
     translated: Vec<((usize, usize), Vec<u8>)>,
     shown: HashSet<[u8; ENDS]>,
-    /// The last frame with the golden's draws, if it has any.
-    learned: Option<Vec<u8>>,
     emitted: Emitted,
     totals: Totals,
     needs_care: bool,
@@ -234,31 +232,39 @@ impl<'a, 'scope> Collector<'a, 'scope> {
 
     /// Whether the golden's next frame is this one.
     #[inline(always)]
-    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: Leaving<'_>) -> bool {
+    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: Leaving<'_>) -> Agreement {
         let len = leaving.len();
         let start = golden.file.record_head();
-        let Some(record) = piece.golden.next(&golden.file, start + len) else { return false };
-        let Some(head) = golden.file.head(record) else { return false };
+        let Some(record) = piece.golden.next(&golden.file, start + len) else { return Agreement::No };
+        let Some(head) = golden.file.head(record) else { return Agreement::No };
         piece.golden_last = piece.golden_last.max(head.stamp);
         // A length on the wire below what was captured is that of what was captured.
         if head.len as usize != len || head.wire_len.max(head.len) != len as u32 + leaving.frame.cut {
-            return false;
+            return Agreement::No;
         }
         let expected = &record[start..];
         if leaving.frame.late && Nanos(golden.file.time(&head).0.abs_diff(leaving.frame.time.0)) > LATE_TIME {
-            return false;
+            return Agreement::No;
         }
+        let drawn = leaving.frame.drawn;
         if leaving.equals(expected) {
             // The golden's draws are the engine's own.
-            let drawn = leaving.frame.drawn;
-            return drawn.is_empty() || golden.learner.see(expected, expected, drawn);
+            let agrees = drawn.is_empty() || golden.learner.see(expected, expected, drawn);
+            return if agrees { Agreement::Yes } else { Agreement::No };
         }
-        if leaving.frame.drawn.is_empty() {
-            return false;
+        if drawn.is_empty() {
+            return Agreement::No;
         }
-        piece.learned = learned(golden, expected, leaving.to_vec(), leaving.frame);
-        piece.learned.is_some()
+        learned(golden, expected, leaving.to_vec(), leaving.frame).map_or(Agreement::No, Agreement::Learned)
     }
+}
+
+/// Whether what left is what the golden has.
+enum Agreement {
+    No,
+    Yes,
+    /// These bytes are, which have the golden's draws.
+    Learned(Vec<u8>),
 }
 
 /// The frame with the golden's draws, if it differs in nothing else. Apart from what is done for every frame.
@@ -302,17 +308,19 @@ impl Sink for Collector<'_, '_> {
                 piece.left.push(leaving.to_vec());
             }
         }
-        if piece.learned.is_some() {
-            piece.learned = None;
-        }
+        let mut learned = None;
         if let Some(golden) = &self.golden
             && !piece.needs_care
         {
-            piece.needs_care |= !self.agrees(golden, piece, leaving);
+            match self.agrees(golden, piece, leaving) {
+                Agreement::Yes => {}
+                Agreement::No => piece.needs_care = true,
+                Agreement::Learned(bytes) => learned = Some(bytes),
+            }
         }
         if self.output.is_some() {
             let room = piece.records.add(leaving.frame.time, len, len as u32 + leaving.frame.cut);
-            match &piece.learned {
+            match &learned {
                 Some(bytes) => room.copy_from_slice(bytes),
                 None => leaving.put(room),
             }
@@ -322,17 +330,15 @@ impl Sink for Collector<'_, '_> {
     #[inline(always)]
     fn verdict(&self, piece: &mut Piece, part: usize, number: usize, verdict: Verdict) {
         match verdict {
-            Verdict::Forwarded(_) => {
-                piece.forwarded += 1;
-                if !piece.left.is_empty() {
-                    piece.translated.extend(piece.left.drain(..).map(|emitted| ((part, number), emitted)));
-                }
-            }
+            Verdict::Forwarded(_) => piece.forwarded += 1,
             Verdict::Returned(_) => piece.returned += 1,
             _ => piece.others.push((part, number, verdict)),
         }
         if !piece.left.is_empty() {
-            piece.left.clear();
+            let left = piece.left.drain(..).map(|emitted| ((part, number), emitted));
+            if let Verdict::Forwarded(_) = verdict {
+                piece.translated.extend(left);
+            }
         }
     }
 

@@ -9,10 +9,11 @@ use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
-use crate::rewrite::edit::{ChangeV4, Edit, First};
+use crate::rewrite::edit::{ChangeV4, Edit};
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
 use crate::rewrite::tunnel::{self, Outer};
+use crate::time::Nanos;
 use crate::track::Passed;
 use crate::verdict::{Forwarded, Verdict};
 use std::net::IpAddr;
@@ -81,7 +82,7 @@ fn word_of(address: IpAddr) -> u64 {
 
 impl Emitter<'_> {
     /// Makes the frame of a packet in lane and gives it to the sink.
-    #[inline]
+    #[inline(always)]
     pub fn emit<S: Sink>(
         &self,
         sink: &S,
@@ -99,8 +100,7 @@ impl Emitter<'_> {
         let v4 = header[12..14] == [8, 0];
         let len = if v4 { word_at(header, 16) } else { word_at(header, 18) + 40 };
         let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
-        let Passing { passed, back, head, inner, tunnelled } = passing;
-        if let Some(passed) = passed.get_mut(server as usize) {
+        if let Some(passed) = passing.passed.get_mut(server as usize) {
             let (packets, bytes) = if answer {
                 (&mut passed.out_packets, &mut passed.out_bytes)
             } else {
@@ -113,16 +113,62 @@ impl Emitter<'_> {
                 passed.active += word.change();
             }
         }
-        let time = arrival.time;
-        let leaving = |interface| EmittedFrame { time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
         let verdict = if answer { Verdict::Returned(forwarded) } else { Verdict::Forwarded(forwarded) };
         let answers = answer.then_some((service, arrival.interface));
-        if v4 && let Some((head, edit, interface)) = self.edit(way, packet, answers, (back, head)) {
-            let frame = leaving(interface);
-            sink.frame(piece, Leaving { head, tail: packet, edit: Some(edit), frame });
-            sink.verdict(piece, part, number, verdict);
-            return;
+        let place = (part, number);
+        let Some(first) = packet.first_chunk().filter(|_| v4) else {
+            return self.emit_other(sink, piece, place, arrival.time, (frame, len), (way, answers, verdict), passing);
+        };
+        // How a packet of IPv4 leaves, if nothing but its first bytes is changed: what stands before it, what is changed in it, and
+        // where it leaves. Each method for itself, so that a processor has all that it needs at hand.
+        let leaves = |piece: &mut S::Piece, head: &[u8], edit: Edit, interface: InterfaceId| {
+            let frame = EmittedFrame { time: arrival.time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
+            leave(sink, piece, place, Leaving { head, tail: packet, edit: Some(edit), frame }, verdict);
+        };
+        match &way.method {
+            Method::Dr => leaves(piece, way.link.header.bytes(), Edit::hop(first), way.link.interface),
+            Method::Nat(address, port) => {
+                let to = (*address, *port);
+                let Some((link, end, address, port)) = self.translation(&way.link, to, packet, answers, &mut passing.back) else {
+                    return;
+                };
+                let IpAddr::V4(address) = address else { return };
+                let edit = Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port });
+                leaves(piece, link.header.bytes(), edit, link.interface);
+            }
+            Method::Tunnel { prefix: Some(prefix), .. } if self.copy_dont_fragment && first[6] & 0x40 != 0 => {
+                let start = way.link.header.len;
+                let head = &mut passing.head;
+                head[..LINK_HEADER].copy_from_slice(&way.link.header.room);
+                if let Some(room) = head.get_mut(start..).and_then(<[u8]>::first_chunk_mut) {
+                    *room = prefix.before(first);
+                }
+                let head = head.get(..start + prefix.len()).unwrap_or_default();
+                leaves(piece, head, Edit::hop(first), way.link.interface);
+            }
+            Method::Tunnel { .. } => {
+                self.emit_other(sink, piece, place, arrival.time, (frame, len), (way, answers, verdict), passing);
+            }
         }
+    }
+
+    /// The same for packets that are not that: of IPv6, very short, into other tunnels. `answers` is the service whose server
+    /// answers, and where.
+    #[expect(clippy::too_many_arguments, reason = "what was found out already")]
+    #[inline(never)]
+    fn emit_other<S: Sink>(
+        &self,
+        sink: &S,
+        piece: &mut S::Piece,
+        place: (usize, usize),
+        time: Nanos,
+        (frame, len): (&[u8], usize),
+        (way, answers, verdict): (&ServerWay, Option<(u32, InterfaceId)>, Verdict),
+        passing: &mut Passing,
+    ) {
+        let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
+        let Passing { back, head, inner, tunnelled, .. } = passing;
+        let v4 = frame.get(12..14) == Some(&[8, 0]);
         let ip = if v4 { 20 } else { 40 };
         let (head, tail, interface) = match way.method {
             Method::Dr => {
@@ -158,38 +204,8 @@ impl Emitter<'_> {
                 (&tunnelled[..], rest, way.link.interface)
             }
         };
-        sink.frame(piece, Leaving::new(head, tail, leaving(interface)));
-        sink.verdict(piece, part, number, verdict);
-    }
-
-    /// How a packet of IPv4 leaves, if nothing but its first bytes is changed: what stands before it, what is changed in it, and
-    /// where it leaves.
-    #[inline(always)]
-    fn edit<'w>(
-        &self,
-        way: &'w ServerWay,
-        packet: &[u8],
-        answers: Option<(u32, InterfaceId)>,
-        (back, head): (&'w mut WaysBack, &'w mut [u8; HEAD]),
-    ) -> Option<(&'w [u8], Edit, InterfaceId)> {
-        let first: &First = packet.first_chunk()?;
-        let (link, edit) = match &way.method {
-            Method::Dr => (&way.link, Edit::hop(first)),
-            Method::Nat(address, port) => {
-                let (link, end, address, port) = self.translation(&way.link, (*address, *port), packet, answers, back)?;
-                let IpAddr::V4(address) = address else { return None };
-                (link, Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port }))
-            }
-            Method::Tunnel { prefix, .. } => {
-                let copied = self.copy_dont_fragment && first[6] & 0x40 != 0;
-                let prefix = prefix.as_ref().filter(|_| copied)?;
-                let start = way.link.header.len;
-                head[..LINK_HEADER].copy_from_slice(&way.link.header.room);
-                *head.get_mut(start..)?.first_chunk_mut()? = prefix.before(first);
-                return Some((head.get(..start + prefix.len())?, Edit::hop(first), way.link.interface));
-            }
-        };
-        Some((link.header.bytes(), edit, link.interface))
+        let frame = EmittedFrame { time, interface, bytes: &[], drawn: &[], late: false, cut: 0 };
+        leave(sink, piece, place, Leaving::new(head, tail, frame), verdict);
     }
 
     /// By which way a packet leaves that NAT translates, and which end of it gets which address and port: the real server's, or of
@@ -248,6 +264,13 @@ impl Emitter<'_> {
         }
         emitted
     }
+}
+
+/// A frame leaves for the packet of that part with that number.
+#[inline(always)]
+fn leave<S: Sink>(sink: &S, piece: &mut S::Piece, (part, number): (usize, usize), leaving: Leaving<'_>, verdict: Verdict) {
+    sink.frame(piece, leaving);
+    sink.verdict(piece, part, number, verdict);
 }
 
 /// Two bytes as a number.

@@ -194,17 +194,16 @@ impl Lane {
         let mut bytes = 0;
         let mut latest = Nanos(0);
         for (number, arrival) in frames.enumerate() {
-            let item = match arrival {
-                // What steps back in time is not in lane.
-                Some(arrival) if arrival.time >= latest => {
-                    latest = arrival.time;
-                    match alike {
-                        Some(alike) if alike.fits(&arrival) => rules.item_alike(number as u32, &arrival, alike, v4),
-                        _ => rules.item(&arrival, v4, v6, alike, &mut self.clients).map(|item| item.numbered(number as u32)),
-                    }
+            // What steps back in time is not in lane.
+            let item = arrival.filter(|arrival| arrival.time >= latest).and_then(|arrival| {
+                latest = arrival.time;
+                match alike {
+                    Some(alike) if alike.fits(&arrival) => rules.item_alike(number as u32, &arrival, alike, v4),
+                    _ => rules
+                        .item(&Arrival { ..arrival }, v4, v6, alike, &mut self.clients)
+                        .map(|item| item.numbered(number as u32)),
                 }
-                _ => None,
-            };
+            });
             match item {
                 Some(item) => {
                     bytes += u64::from(item.len);

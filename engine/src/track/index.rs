@@ -44,12 +44,8 @@ impl Line {
     /// The places of a fingerprint, a bit each; perhaps some that are not in use, too.
     #[inline]
     fn places_of(&self, fingerprint: u32) -> u32 {
-        const BITS: [u32; PLACES] = [1, 2, 4, 8, 16, 32, 64, 128];
-        let mut places = [0; PLACES];
-        for ((place, own), bit) in places.iter_mut().zip(&self.fingerprints).zip(BITS) {
-            *place = if *own == fingerprint { bit } else { 0 };
-        }
-        places.iter().sum()
+        let own = |place: usize| u32::from(self.fingerprints[place] == fingerprint) << place;
+        own(0) | own(1) | own(2) | own(3) | own(4) | own(5) | own(6) | own(7)
     }
 
     #[inline]
