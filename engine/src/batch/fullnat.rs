@@ -16,6 +16,7 @@ use super::Stage;
 use super::frames::{Emitted, Frames, Leaving, Sink};
 use super::hands::Hands;
 use super::lane::{Ends, Item, Lane, Port};
+use super::run::AHEAD;
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::dpvs::follow::{Found, Leaves, Opening, Outcome, Passed, Request, ServerWay, ServiceEnd, Ways};
@@ -43,8 +44,6 @@ const UDP: usize = 8;
 /// Room for rewritten headers.
 const HEAD: usize = ETHERNET + IPV6 + LONGEST_TCP;
 
-/// Packets whose connections are looked at together, so that memory brings several at once.
-const GROUP: usize = 64;
 /// How many packets are found, and followed, before their frames are made.
 const CHUNK: usize = 16_384;
 
@@ -124,32 +123,35 @@ impl<F: Frames> Stretch<'_, F> {
         (lane, &lane.items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
     }
 
-    /// Finds the connections that packets have as the table is now. Memory is asked first for what is needed of the index, then of
-    /// the connections, of many packets at a time.
+    /// Finds the connections that packets have as the table is now. Memory is asked for what is needed some packets before.
     fn find(&self, director: &Director, plan: &Plan) {
         self.hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
+            let ask = |item: &Item| {
+                let fingerprint = flow(plan, lane, item).map_or(Fingerprint::default(), |(end, flow)| end.fingerprint(&flow));
+                director.prefetch_index(fingerprint);
+                Wanted { fingerprint, candidate: ConnectionId::NONE }
+            };
+            let seek = |wanted: &mut Wanted| {
+                wanted.candidate = director.candidate(wanted.fingerprint);
+                director.prefetch(wanted.candidate);
+            };
+            let mut wanted = [Wanted { fingerprint: Fingerprint::default(), candidate: ConnectionId::NONE }; 2 * AHEAD];
+            wanted.iter_mut().zip(items).for_each(|(wanted, item)| *wanted = ask(item));
+            wanted[..AHEAD].iter_mut().for_each(seek);
             let arrivals = self.frames.arrivals(part, self.numbers(part));
-            let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
-            for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let mut wanted = [Wanted { fingerprint: Fingerprint::default(), candidate: ConnectionId::NONE }; GROUP];
-                for (wanted, item) in wanted.iter_mut().zip(items) {
-                    if let Some((end, flow)) = flow(plan, lane, item) {
-                        wanted.fingerprint = end.fingerprint(&flow);
-                        director.prefetch_index(wanted.fingerprint);
-                    }
+            let frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
+            for (turn, ((item, found), frame)) in items.iter().zip(found).zip(frames).enumerate() {
+                let own = wanted[turn % (2 * AHEAD)];
+                if let Some(item) = items.get(turn + 2 * AHEAD) {
+                    wanted[turn % (2 * AHEAD)] = ask(item);
                 }
-                for wanted in &mut wanted[..items.len()] {
-                    wanted.candidate = director.candidate(wanted.fingerprint);
-                    director.prefetch(wanted.candidate);
-                }
-                for (((wanted, item), found), frame) in wanted.iter().zip(items).zip(found).zip(&mut frames) {
-                    let find = |(end, flow): (&ServiceEnd, Flow)| {
-                        let wanted = (wanted.fingerprint, wanted.candidate);
-                        director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
-                    };
-                    found.store(flow(plan, lane, item).map_or(Found::none(wanted.fingerprint), find).0, Ordering::Relaxed);
-                }
+                seek(&mut wanted[(turn + AHEAD) % (2 * AHEAD)]);
+                let find = |(end, flow): (&ServiceEnd, Flow)| {
+                    let wanted = (own.fingerprint, own.candidate);
+                    director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
+                };
+                found.store(flow(plan, lane, item).map_or(Found::none(own.fingerprint), find).0, Ordering::Relaxed);
             }
         });
     }
@@ -160,27 +162,28 @@ impl<F: Frames> Stretch<'_, F> {
         for part in self.parts() {
             let mut emitted = Emitted::default();
             let (lane, items, found) = self.packets(part);
-            for (items, found) in items.chunks(GROUP).zip(found.chunks(GROUP)) {
-                let words = || found.iter().map(|found| Found(found.load(Ordering::Relaxed)));
-                for found in words() {
-                    match found.id() {
-                        Some(id) => director.prefetch(id),
-                        None => director.prefetch_index(found.fingerprint()),
-                    }
+            let words = || found.iter().map(|found| Found(found.load(Ordering::Relaxed)));
+            let ask = |director: &Director, found: Found| match found.id() {
+                Some(id) => director.prefetch(id),
+                None => director.prefetch_index(found.fingerprint()),
+            };
+            let mut asked = words();
+            asked.by_ref().take(AHEAD).for_each(|found| ask(director, found));
+            for (item, found) in items.iter().zip(words()) {
+                if let Some(found) = asked.next() {
+                    ask(director, found);
                 }
-                for (item, found) in items.iter().zip(words()) {
-                    let flow = || flow(plan, lane, item);
-                    let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
-                    let Some(outcome) = director.follow(&plan.ways, &request(item), (found, known), flow, opening) else {
-                        made.push(emitted);
-                        return made;
-                    };
-                    if let Outcome::Leaves(_) = outcome {
-                        emitted.frames += 1;
-                        emitted.bytes += ETHERNET as u64 + u64::from(item.len);
-                    }
-                    outcomes.push(outcome);
+                let flow = || flow(plan, lane, item);
+                let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);
+                let Some(outcome) = director.follow(&plan.ways, &request(item), (found, known), flow, opening) else {
+                    made.push(emitted);
+                    return made;
+                };
+                if let Outcome::Leaves(_) = outcome {
+                    emitted.frames += 1;
+                    emitted.bytes += ETHERNET as u64 + u64::from(item.len);
                 }
+                outcomes.push(outcome);
             }
             made.push(emitted);
         }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// So many packets before one is followed memory is asked for what is needed of its connection, and as many before that for what
 /// is needed of the index to find it. A processor forgets questions if it is asked too many at once.
-const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 16;
 
 /// What a shard of the table did in a run.
 #[derive(Clone, Debug, Default)]
