@@ -1,5 +1,6 @@
 //! Who works: all threads, or this one alone where there is too little to share.
 
+use rayon::Scope;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,8 +26,27 @@ impl Hands {
         if self.alone { numbers.map(work).collect() } else { numbers.into_par_iter().map(work).collect() }
     }
 
+    /// Gives tasks away and goes on itself; all are done in the end.
+    pub fn tasks<'scope>(self, give: impl FnOnce(Tasks<'_, 'scope>)) {
+        if self.alone { give(Tasks(None)) } else { rayon::in_place_scope(|scope| give(Tasks(Some(scope)))) }
+    }
+
     /// Does both.
     pub fn both<A: Send, B: Send>(self, one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B + Send) -> (A, B) {
         if self.alone { (one(), other()) } else { rayon::join(one, other) }
+    }
+}
+
+/// Tasks for whoever has nothing else to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tasks<'a, 'scope>(Option<&'a Scope<'scope>>);
+
+impl<'scope> Tasks<'_, 'scope> {
+    /// One more, which may be done at once.
+    pub fn add(self, task: impl FnOnce() + Send + 'scope) {
+        match self.0 {
+            Some(scope) => scope.spawn(|_| task()),
+            None => task(),
+        }
     }
 }

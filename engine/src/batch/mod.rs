@@ -4,7 +4,7 @@
 //! classify   every part of the window by itself     rules.rs     which packets are plain
 //! track      every shard of the table by itself     run.rs       which connection, which state
 //! schedule   the openings in order                  schedule.rs  which real server
-//! rewrite    every part by itself                   emit.rs      the frames that leave
+//! rewrite    every part by itself, once it has them emit.rs      the frames that leave
 //! ```
 //!
 //! Batch gives what [`Director::receive`] gives, byte for byte and in order, for any number of threads and any size of windows.
@@ -35,13 +35,14 @@ use crate::config::InterfaceId;
 use crate::director::{Director, ParallelParts, Version};
 use crate::output::Output;
 use crate::time::Nanos;
-use crate::track::SHARDS;
+use crate::track::{Passed, SHARDS};
 use emit::{Emitter, Passing};
 use hands::Hands;
 use lane::{Lane, Scratch};
 use rayon::prelude::*;
 use rules::Rules;
 use run::{Context, ShardRun, Stretch};
+use schedule::Scheduling;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Mutex;
@@ -56,7 +57,7 @@ pub enum Stage {
     Classify,
     /// Connections are found, opened and moved on.
     Track,
-    /// New connections get their servers. FULLNAT: packets are followed, and most frames made meanwhile.
+    /// New connections get their servers, and frames are made meanwhile. FULLNAT: packets are followed, and the same.
     Schedule,
     /// Frames are made and given to the sink.
     Rewrite,
@@ -398,9 +399,8 @@ impl Batch {
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
         let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        schedule::schedule(parts.ipvs, &context, parts.draws, &mut self.runs, &events, until);
-        stage(Stage::Rewrite);
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
+        let servers = parts.ipvs.services.servers.len();
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
         let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
         let outcome = |part: usize, number: usize| {
@@ -411,6 +411,12 @@ impl Batch {
             let len = frames.part_len(part);
             range.start.saturating_sub(starts[part]).min(len)..(range.end - starts[part]).min(len)
         };
+        let mut scheduling = Scheduling::new(parts.ipvs, &context, parts.draws, &mut self.runs, until);
+        let mut events = events.into_iter();
+        if plan.ways.added.is_none() {
+            // How much leaves depends on servers.
+            events.by_ref().for_each(|events| scheduling.go_on(&events));
+        }
         let measured = context.hands.map(first_part..last_part + 1, |part| {
             let arrival = |number| frames.arrival(part, number);
             emitter.measure(&self.lanes[part], &numbers(part), |number| outcome(part, number), arrival)
@@ -421,9 +427,9 @@ impl Batch {
             emitted.frames += part.frames;
             emitted.bytes += part.bytes;
         }
-        let servers = parts.ipvs.services.servers.len();
         let shared: &S = sink;
-        let pieces = context.hands.map(0..before.len(), |index| {
+        let mut pieces: Vec<Option<(S::Piece, Vec<Passed>)>> = before.iter().map(|_| None).collect();
+        let make = |index: usize, made: &mut Option<(S::Piece, Vec<Passed>)>| {
             let part = first_part + index;
             let mut piece = shared.piece(before[index]);
             let mut passing = Passing::new(servers);
@@ -438,9 +444,21 @@ impl Batch {
                 }
             }
             shared.finish(&mut piece);
-            (piece, passing.passed)
+            *made = Some((piece, passing.passed));
+        };
+        let make = &make;
+        context.hands.tasks(|tasks| {
+            for (index, made) in pieces.iter_mut().enumerate() {
+                if let Some(events) = events.next() {
+                    scheduling.go_on(&events);
+                }
+                // Its servers are chosen; while its frames are made those of the next part are.
+                tasks.add(move || make(index, made));
+            }
+            scheduling.finish();
+            stage(Stage::Rewrite);
         });
-        for (piece, passed) in pieces {
+        for (piece, passed) in pieces.into_iter().flatten() {
             sink.collect(piece);
             parts.ipvs.services.count(&passed);
         }

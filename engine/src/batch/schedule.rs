@@ -8,86 +8,141 @@ use crate::draws::Draws;
 use crate::packet::FlowKey;
 use crate::schedule::Candidate;
 use crate::time::Nanos;
-use crate::track::Ipvs;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::Ordering;
+use crate::track::{Connection, Ipvs};
+use std::iter::Peekable;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::vec::IntoIter;
 
-/// Gives each connection that the run opened its server, in order, and brings the servers' counts up to the run's last packet,
-/// whose time is `until`, as far as schedulers look at them. `events` are the numbers of the packets that concern them, by part.
-pub(super) fn schedule(
-    ipvs: &mut Ipvs,
-    context: &Context<'_>,
-    draws: &Draws,
-    runs: &mut [ShardRun],
-    events: &[Vec<u32>],
-    until: Nanos,
-) {
-    ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
-    let mut expired = Vec::new();
-    while let Some(entry) = ipvs.expire_next(until) {
-        expired.push(entry);
+/// The stage, while it goes on.
+pub(super) struct Scheduling<'a> {
+    ipvs: &'a mut Ipvs,
+    context: &'a Context<'a>,
+    draws: &'a Draws,
+    runs: &'a mut [ShardRun],
+    /// What is known of services in lane, by their place.
+    services: Vec<Service>,
+    counts: Counts<'a>,
+    /// Entries that expire during the run, each with when.
+    expired: Peekable<IntoIter<(Nanos, Connection)>>,
+}
+
+/// What the stage knows of a service.
+struct Service {
+    number: u32,
+    /// Its scheduler looks at more of a packet than that it opens a connection.
+    looks_at_packets: bool,
+    /// A packet to it from nobody.
+    flow: FlowKey,
+}
+
+impl Service {
+    fn of(ipvs: &Ipvs, context: &Context<'_>, place: usize) -> Option<Service> {
+        let number = context.ways.service(u16::try_from(place).ok()?)?.number;
+        let (destination, destination_port, protocol) = *context.ends.list.get(place)?;
+        let flow = FlowKey { protocol, source: Ipv4Addr::UNSPECIFIED.into(), destination, source_port: 0, destination_port };
+        Some(Service { number, looks_at_packets: ipvs.scheduler_looks_at_packets(number), flow })
     }
-    let mut expired = expired.into_iter().peekable();
-    let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); context.ends.services];
-    for (place, list) in candidates.iter_mut().enumerate() {
-        if let Some(end) = context.ways.service(place as u16) {
-            ipvs.services.candidates(end.number, list);
+}
+
+impl<'a> Scheduling<'a> {
+    /// Begins with a run whose last packet has that time. What its packets set timers to comes later.
+    pub fn new(
+        ipvs: &'a mut Ipvs,
+        context: &'a Context<'a>,
+        draws: &'a Draws,
+        runs: &'a mut [ShardRun],
+        until: Nanos,
+    ) -> Scheduling<'a> {
+        let mut expired = Vec::new();
+        while let Some(entry) = ipvs.expire_next(until) {
+            expired.push(entry);
+        }
+        let services: Vec<Service> = (0..context.ends.services).map_while(|place| Service::of(ipvs, context, place)).collect();
+        let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); services.len()];
+        for (service, list) in services.iter().zip(&mut candidates) {
+            ipvs.services.candidates(service.number, list);
+        }
+        let counts = Counts { ways: context.ways, candidates, are_needed: context.counts };
+        Scheduling { ipvs, context, draws, runs, services, counts, expired: expired.into_iter().peekable() }
+    }
+
+    /// Goes on with the packets that have those numbers: each that opened a connection gets its server, and the servers' counts
+    /// are brought up to them, as far as schedulers look at them.
+    pub fn go_on(&mut self, events: &[u32]) {
+        for number in events {
+            if let Some(outcome) = self.context.outcomes.get(*number as usize) {
+                self.take(outcome);
+            }
         }
     }
-    let mut counts = Counts { ways: context.ways, candidates, are_needed: context.counts };
-    for number in events.iter().flatten() {
-        let Some(outcome) = context.outcomes.get(*number as usize) else { continue };
+
+    #[inline]
+    fn take(&mut self, outcome: &AtomicU64) {
         let mut word = Word(outcome.load(Ordering::Relaxed));
         let change = word.change();
         if word.kind() == Word::OPENS {
-            let Some(service) = context.ways.service(word.end()) else { continue };
-            let (shard, place) = word.place();
-            // Memory is slow to bring these, one by one as they are needed here: most schedulers need nothing of them.
-            let opened = || runs.get(shard).and_then(|run| run.opened.get(place));
-            if expired.peek().is_some()
-                && let Some(opened) = opened()
-            {
-                // What expired before this packet no longer counts.
-                while let Some((_, connection)) = expired.next_if(|(at, _)| *at <= opened.time) {
-                    ipvs.release(&connection);
-                    counts.refresh(ipvs, connection.server.unwrap_or(u32::MAX));
-                }
-            }
-            let mut client = None;
-            if ipvs.scheduler_looks_at_packets(service.number)
-                && let Some(opened) = opened()
-            {
-                let shard = ipvs.shards_mut().0.get(shard);
-                client = shard.and_then(|shard| {
-                    let entry = shard.entry(opened.slot)?;
-                    Some((shard.client(opened.slot, entry), entry.client_port, opened.time))
-                });
-            }
-            let Some(server) = choose(ipvs, context, draws, &counts, word.end(), client) else { continue };
-            word = Word(Word::OPENS | u64::from(context.ways.binding_of(server)));
+            let Some(server) = self.choose(word) else { return };
+            word = Word(Word::OPENS | u64::from(self.context.ways.binding_of(server)));
             outcome.store(word.0, Ordering::Relaxed);
-            let entry = &mut ipvs.services.servers[server as usize];
+            let entry = &mut self.ipvs.services.servers[server as usize];
             entry.total += 1;
             entry.counters.connections += 1;
             let service = entry.service;
-            ipvs.services.all[service as usize].counters.connections += 1;
-            counts.refresh(ipvs, server);
+            self.ipvs.services.all[service as usize].counters.connections += 1;
+            self.counts.refresh(self.ipvs, server);
         } else {
             outcome.store(word.counted().0, Ordering::Relaxed);
-            word = word.bound(context.outcomes);
+            word = word.bound(self.context.outcomes);
         }
         if change != 0
-            && let Some(way) = context.ways.binding(word.binding())
-            && let Some(entry) = ipvs.services.servers.get_mut(way.server as usize)
+            && let Some(way) = self.context.ways.binding(word.binding())
+            && let Some(entry) = self.ipvs.services.servers.get_mut(way.server as usize)
         {
             entry.active = entry.active.saturating_add_signed(change);
-            counts.refresh(ipvs, way.server);
+            self.counts.refresh(self.ipvs, way.server);
         }
     }
-    for (_, connection) in expired {
-        ipvs.release(&connection);
+
+    /// The server of a connection that a packet opened.
+    #[inline]
+    fn choose(&mut self, opening: Word) -> Option<u32> {
+        let (end, (shard, place)) = (usize::from(opening.end()), opening.place());
+        let service = self.services.get(end)?;
+        // Memory is slow to bring these, one by one as they are needed here: most schedulers need nothing of them.
+        let opened = || self.runs.get(shard).and_then(|run| run.opened.get(place));
+        if self.expired.peek().is_some()
+            && let Some(opened) = opened()
+        {
+            // What expired before this packet no longer counts.
+            while let Some((_, connection)) = self.expired.next_if(|(at, _)| *at <= opened.time) {
+                self.ipvs.release(&connection);
+                self.counts.refresh(self.ipvs, connection.server.unwrap_or(u32::MAX));
+            }
+        }
+        let candidates = self.counts.candidates.get(end)?;
+        if service.looks_at_packets
+            && let Some(opened) = opened()
+            && let Some(shard) = self.ipvs.shards_mut().0.get(shard)
+            && let Some(entry) = shard.entry(opened.slot)
+        {
+            let (source, source_port) = (shard.client(opened.slot, entry), entry.client_port);
+            let flow = FlowKey { source, source_port, ..service.flow };
+            return self.ipvs.choose_among(candidates, service.number, &flow, opened.time, self.draws);
+        }
+        self.ipvs.choose_among(candidates, service.number, &service.flow, Nanos(0), self.draws)
     }
-    bind(ipvs, context, runs);
+
+    /// Lets all that expired end, writes what was chosen into the connections, and sets their timers. None of those is due before
+    /// the run's end.
+    pub fn finish(self) {
+        let Scheduling { ipvs, context, runs, expired, .. } = self;
+        for (_, connection) in expired {
+            ipvs.release(&connection);
+        }
+        bind(ipvs, context, runs);
+        ipvs.set_timers(runs.iter().flat_map(|run| run.timers.iter().map(|(_, look, id)| (*look, *id))));
+    }
 }
 
 /// The schedulers' view of each service in lane, kept up to date instead of made anew for each connection.
@@ -114,23 +169,6 @@ impl Counts<'_> {
         candidate.active = server.active;
         candidate.inactive = server.inactive();
     }
-}
-
-/// Asks the scheduler of a service; the client and the time are there if it looks at them.
-fn choose(
-    ipvs: &mut Ipvs,
-    context: &Context<'_>,
-    draws: &Draws,
-    counts: &Counts<'_>,
-    end: u16,
-    client: Option<(IpAddr, u16, Nanos)>,
-) -> Option<u32> {
-    let service = context.ways.service(end)?;
-    let (destination, destination_port, protocol) = *context.ends.list.get(usize::from(end))?;
-    let nobody = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Nanos(0));
-    let (source, source_port, time) = client.unwrap_or(nobody);
-    let flow = FlowKey { protocol, source, destination, source_port, destination_port };
-    ipvs.choose_among(counts.candidates.get(usize::from(end))?, service.number, &flow, time, draws)
 }
 
 /// Writes what was chosen into the connections.
