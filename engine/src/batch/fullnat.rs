@@ -16,7 +16,7 @@ use super::Stage;
 use super::frames::{Emitted, Frames, Leaving, Sink};
 use super::hands::Hands;
 use super::lane::{Ends, Item, Lane, Port};
-use super::run::AHEAD;
+use super::run::TOGETHER;
 use crate::config::{Family, MacAddr, Protocol};
 use crate::director::Arrival;
 use crate::dpvs::follow::{Found, Leaves, Opening, Outcome, Passed, Request, ServerWay, ServiceEnd, Ways};
@@ -53,6 +53,10 @@ struct Wanted {
     fingerprint: Fingerprint,
     /// The first connection with that fingerprint: nearly always the right one, if there is one at all.
     candidate: ConnectionId,
+}
+
+impl Wanted {
+    const NOTHING: Wanted = Wanted { fingerprint: Fingerprint(0), candidate: ConnectionId::NONE };
 }
 
 /// What batch works with as long as nothing but connections changes.
@@ -127,31 +131,37 @@ impl<F: Frames> Stretch<'_, F> {
     fn find(&self, director: &Director, plan: &Plan) {
         self.hands.map(self.parts(), |part| {
             let (lane, items, found) = self.packets(part);
-            let ask = |item: &Item| {
-                let fingerprint = flow(plan, lane, item).map_or(Fingerprint::default(), |(end, flow)| end.fingerprint(&flow));
-                director.prefetch_index(fingerprint);
-                Wanted { fingerprint, candidate: ConnectionId::NONE }
-            };
-            let seek = |wanted: &mut Wanted| {
-                wanted.candidate = director.candidate(wanted.fingerprint);
-                director.prefetch(wanted.candidate);
-            };
-            let mut wanted = [Wanted { fingerprint: Fingerprint::default(), candidate: ConnectionId::NONE }; 2 * AHEAD];
-            wanted.iter_mut().zip(items).for_each(|(wanted, item)| *wanted = ask(item));
-            wanted[..AHEAD].iter_mut().for_each(seek);
-            let arrivals = self.frames.arrivals(part, self.numbers(part));
-            let frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
-            for (turn, ((item, found), frame)) in items.iter().zip(found).zip(frames).enumerate() {
-                let own = wanted[turn % (2 * AHEAD)];
-                if let Some(item) = items.get(turn + 2 * AHEAD) {
-                    wanted[turn % (2 * AHEAD)] = ask(item);
+            let (mut asked, mut sought) = (items.iter(), [Wanted::NOTHING; TOGETHER]);
+            let mut ask = || {
+                let mut wanted = [Wanted::NOTHING; TOGETHER];
+                for (wanted, item) in wanted.iter_mut().zip(asked.by_ref()) {
+                    if let Some((end, flow)) = flow(plan, lane, item) {
+                        wanted.fingerprint = end.fingerprint(&flow);
+                    }
+                    director.prefetch_index(wanted.fingerprint);
                 }
-                seek(&mut wanted[(turn + AHEAD) % (2 * AHEAD)]);
-                let find = |(end, flow): (&ServiceEnd, Flow)| {
-                    let wanted = (own.fingerprint, own.candidate);
-                    director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
-                };
-                found.store(flow(plan, lane, item).map_or(Found::none(own.fingerprint), find).0, Ordering::Relaxed);
+                wanted
+            };
+            let seek = |wanted: &mut [Wanted; TOGETHER]| {
+                wanted.iter_mut().for_each(|wanted| wanted.candidate = director.candidate(wanted.fingerprint));
+                wanted.iter().for_each(|wanted| director.prefetch(wanted.candidate));
+            };
+            let arrivals = self.frames.arrivals(part, self.numbers(part));
+            let mut frames = arrivals.map(|arrival| arrival.map_or(&[][..], |arrival| arrival.frame));
+            let mut next = ask();
+            seek(&mut next);
+            let mut last = ask();
+            for (items, found) in items.chunks(TOGETHER).zip(found.chunks(TOGETHER)) {
+                std::mem::swap(&mut sought, &mut next);
+                next = std::mem::replace(&mut last, ask());
+                seek(&mut next);
+                for (((item, found), frame), wanted) in items.iter().zip(found).zip(&mut frames).zip(&sought) {
+                    let find = |(end, flow): (&ServiceEnd, Flow)| {
+                        let wanted = (wanted.fingerprint, wanted.candidate);
+                        director.find(&plan.ways, &flow, &request(item), wanted, acknowledged(frame, end))
+                    };
+                    found.store(flow(plan, lane, item).map_or(Found::none(wanted.fingerprint), find).0, Ordering::Relaxed);
+                }
             }
         });
     }
@@ -168,10 +178,10 @@ impl<F: Frames> Stretch<'_, F> {
                 None => director.prefetch_index(found.fingerprint()),
             };
             let mut asked = words();
-            asked.by_ref().take(AHEAD).for_each(|found| ask(director, found));
-            for (item, found) in items.iter().zip(words()) {
-                if let Some(found) = asked.next() {
-                    ask(director, found);
+            asked.by_ref().take(TOGETHER).for_each(|found| ask(director, found));
+            for (turn, (item, found)) in items.iter().zip(words()).enumerate() {
+                if turn % TOGETHER == 0 {
+                    asked.by_ref().take(TOGETHER).for_each(|found| ask(director, found));
                 }
                 let flow = || flow(plan, lane, item);
                 let opening = || self.frames.arrival(part, item.number as usize).as_ref().and_then(opening);

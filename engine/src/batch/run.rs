@@ -16,9 +16,10 @@ use crate::track::{ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// So many packets before one is followed memory is asked for what is needed of its connection, and as many before that for what
-/// is needed of the index to find it. A processor forgets questions if it is asked too many at once.
-pub(super) const AHEAD: usize = 16;
+/// Memory is asked for what is needed of the index for so many packets at a time, then for their connections, and then they are
+/// followed, while memory is asked for those behind them. A processor forgets questions if it is asked too many at once; one by one
+/// each would wait until the page is found that it is about, of which a processor looks for several at a time.
+pub(super) const TOGETHER: usize = 16;
 
 /// What a shard of the table did in a run.
 #[derive(Clone, Debug, Default)]
@@ -201,28 +202,31 @@ impl ShardRun {
         self.journal.reserve(packets);
         let items = || segments.iter().flat_map(|segment| segment.items);
         let (mut asked, mut sought) = (items(), items());
-        let ask = |shard: &Shard, item: &Item| shard.prefetch_index(item.fingerprint, item.answers);
-        let seek = |shard: &Shard, item: &Item| {
-            let candidate = shard.candidate(item.fingerprint, item.answers);
-            shard.prefetch(candidate);
-            candidate
+        let mut ask = |shard: &Shard| {
+            asked.by_ref().take(TOGETHER).for_each(|item| shard.prefetch_index(item.fingerprint, item.answers));
         };
-        asked.by_ref().take(2 * AHEAD).for_each(|item| ask(shard, item));
-        // Of each packet that was sought the slot of the first entry with its fingerprint: nearly always the right one, if there
-        // is one at all.
-        let mut candidates = [0; AHEAD];
-        candidates.iter_mut().zip(sought.by_ref()).for_each(|(candidate, item)| *candidate = seek(shard, item));
+        // Of each packet the slot of the first entry with its fingerprint: nearly always the right one, if there is one at all.
+        let mut seek = |shard: &Shard| {
+            let mut candidates = [u32::MAX; TOGETHER];
+            for (candidate, item) in candidates.iter_mut().zip(sought.by_ref()) {
+                *candidate = shard.candidate(item.fingerprint, item.answers);
+            }
+            candidates.iter().for_each(|candidate| shard.prefetch(*candidate));
+            candidates
+        };
+        ask(shard);
+        ask(shard);
+        let mut next = seek(shard);
+        let mut candidates = next;
         let mut turn = 0;
         for segment in &segments {
             let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
             for (item, found) in segment.items.iter().zip(found) {
-                let candidate = candidates[turn % AHEAD];
-                if let Some(item) = asked.next() {
-                    ask(shard, item);
+                if turn % TOGETHER == 0 {
+                    ask(shard);
+                    candidates = std::mem::replace(&mut next, seek(shard));
                 }
-                if let Some(item) = sought.next() {
-                    candidates[turn % AHEAD] = seek(shard, item);
-                }
+                let candidate = candidates[turn % TOGETHER];
                 turn += 1;
                 let at = (segment.offset + i64::from(item.number)) as u32;
                 // Another shard may have found an odd packet before this one: what follows is done again anyway.
