@@ -17,6 +17,8 @@ use std::sync::Mutex;
 
 /// Bytes of the golden that one thread reads at a time.
 const GOLDEN: usize = 64 << 10;
+/// By which a buffer of records grows.
+const STEP: usize = 64 << 10;
 /// A link header without tags.
 const ETHERNET: usize = 14;
 /// Where the options of TCP stand over IPv4 at the earliest.
@@ -152,7 +154,10 @@ impl Records {
 
     #[cold]
     fn grow(&mut self) {
-        self.buffer.resize((2 * self.buffer.len()).max(self.filled), 0);
+        // By a step, not to twice as much: it is used again, and there are many.
+        let len = self.filled.next_multiple_of(STEP);
+        self.buffer.reserve_exact(len - self.buffer.len());
+        self.buffer.resize(len, 0);
     }
 
     /// Adds a record, and gives the room of its frame, which has so many bytes.

@@ -45,7 +45,7 @@ pub(super) fn with(
 /// Bytes of a piece that is worth a write of its own.
 const LONG: usize = 64 << 10;
 /// How many pieces may wait. Whoever makes more of them waits for the file, so that memory does not grow.
-const MOST_WAITING: usize = 32;
+const MOST_WAITING: usize = 8;
 
 impl WriteBehind {
     /// For a file.
