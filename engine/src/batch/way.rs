@@ -121,7 +121,7 @@ const NOWHERE: u16 = u16::MAX;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ways {
     /// By place in [`Ends`].
-    services: Vec<Option<ServiceWay>>,
+    services: Vec<ServiceWay>,
     /// By number.
     servers: Vec<Option<ServerWay>>,
     /// By server number: the place of its service in [`Ends`], and its own in the service's list.
@@ -208,7 +208,7 @@ impl Plan {
             .collect();
         plan.ends = Ends::new(services.iter().map(|(end, way)| (*end, way.dont_fragment)), servers);
         plan.ways.added = plan.added(host);
-        plan.ways.services = services.into_iter().map(|(_, way)| Some(way)).collect();
+        plan.ways.services = services.into_iter().map(|(_, way)| way).collect();
         (plan.ends.services == plan.ways.services.len() && plan.ends.services > 0).then_some(plan)
     }
 
@@ -267,12 +267,12 @@ impl Ways {
     /// The service at a place of [`Ends`].
     #[inline]
     pub fn service(&self, place: u16) -> Option<&ServiceWay> {
-        self.services.get(usize::from(place))?.as_ref()
+        self.services.get(usize::from(place))
     }
 
     /// The numbers of the services.
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
-        self.services.iter().flatten().map(|service| service.number)
+        self.services.iter().map(|service| service.number)
     }
 
     /// The way to a server.
