@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file could not be opened, read or written.
-    #[error("{name}: {source}")]
+    #[error("{name}: {source}{}", advice(source))]
     Io {
         /// Which file.
         name: String,
@@ -53,6 +53,15 @@ pub enum CaptureError {
         /// Where, in bytes of the uncompressed capture.
         offset: u64,
     },
+}
+
+/// What to do about an error of the system, where that is not plain.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there, or take another disk",
+        io::ErrorKind::FileTooLarge => "; name a file on a file system that takes larger ones",
+        _ => "",
+    }
 }
 
 impl CaptureError {
@@ -123,5 +132,17 @@ impl std::fmt::Display for Damage {
             _ => format!("the {frames} frames before it are"),
         };
         write!(f, "{name}: {what} at byte {offset}; {used} used, the rest is lost")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let error = |kind: io::ErrorKind| CaptureError::Io { name: "out.pcap".to_owned(), source: kind.into() }.to_string();
+        assert_eq!(error(io::ErrorKind::StorageFull), "out.pcap: no storage space; make room there, or take another disk");
+        assert_eq!(error(io::ErrorKind::NotFound), "out.pcap: entity not found");
     }
 }

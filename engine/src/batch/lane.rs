@@ -59,6 +59,8 @@ pub(super) struct Facts {
     pub family: Family,
     /// A real server: packets from it are answers.
     pub answers: bool,
+    /// It is the real server of several services: a client's port may reach it in two ways, so that answers look alike.
+    pub shared: bool,
     /// Packets to it must say that they are not to be fragmented.
     pub dont_fragment: bool,
 }
@@ -75,15 +77,15 @@ impl Ends {
     }
 
     fn add(&mut self, end: End, answers: bool, dont_fragment: bool) {
-        if let Ok(place) = u16::try_from(self.list.len())
-            && !self.places.contains_key(&end)
-        {
+        if let Some(facts) = self.places.get(&end).and_then(|place| self.facts.get_mut(usize::from(*place))) {
+            facts.shared = facts.answers;
+        } else if let Ok(place) = u16::try_from(self.list.len()) {
             let (address, port, protocol) = end;
             let hash = OtherHash::of(address, port, protocol);
             let (tcp, family) = (protocol == Protocol::TCP.0, Family::from(address));
             self.places.insert(end, place);
             self.list.push(end);
-            self.facts.push(Facts { hash, tcp, family, answers, dont_fragment });
+            self.facts.push(Facts { hash, tcp, family, answers, shared: false, dont_fragment });
         }
     }
 

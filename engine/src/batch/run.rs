@@ -338,6 +338,11 @@ impl ShardRun {
             let way = context.ways.binding(entry.binding);
             way.is_some_and(|way| way.answers == item.end) && shard.has_client(slot, entry, client, item.port)
         };
+        // Answers of connections that this run opened are not known yet, and one of those may be the newer of two that look alike.
+        let is_clients = |slot| shard.entry(slot).is_some_and(|entry| shard.has_client(slot, entry, client, item.port));
+        if end.shared && self.opened.iter().any(|opened| is_clients(opened.slot)) {
+            return None;
+        }
         let slot = shard.find_server(item.fingerprint, fits)?;
         let entry = shard.at(slot)?;
         let binding = entry.binding;

@@ -619,6 +619,26 @@ fn try_cases<C: Strategy>(cases: C, least_percent: u64, case: impl Fn(C::Value) 
     assert!(share.percent() >= least_percent, "only {} % took the parallel way", share.percent());
 }
 
+/// A client's port that reaches one real server by two services, of which the second one is opened in the run of the answer.
+#[test]
+fn an_answer_belongs_to_the_newer_of_two_connections_that_look_alike() {
+    let service = |port| ServicePlan {
+        scheduler: SchedulerKind::Rr,
+        flags: SchedulerFlags::default(),
+        persistence: None,
+        one_packet: false,
+        servers: vec![ServerPlan { method: 1, weight: 1, upper: 0, port, neighbour: 0 }],
+    };
+    let odd = Oddities { timeouts: None, sysctls: vec![], vlan: false, mark: false, changes: vec![], router_known: true };
+    let packet = |service, flags, from_server| {
+        let (gap, back_in_time, client, port, payload, oddity) = (0, false, 1, 1028, 0, 0);
+        Packet { gap, back_in_time, service, client, port, flags, payload, from_server, oddity }
+    };
+    let packets = [packet(2, 2, None), packet(0, 2, None), packet(2, 18, Some((0, 80)))];
+    let config = director(&[service(80), service(8080), service(80)], &odd);
+    run_case(&config, &packets, Cut { threads: 1, window: 3, part: 1, shortest_run: 1 });
+}
+
 fn try_linux(plain_director: bool, plain_traffic: bool, least_percent: u64) {
     let cases = (services(plain_director), oddities(plain_director), packets(plain_traffic, 400), cuts());
     try_cases(cases, least_percent, |(services, odd, mut packets, cut)| {
