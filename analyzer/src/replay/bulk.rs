@@ -56,7 +56,7 @@ pub struct BulkRequest<'a> {
     /// Ports that the director may draw.
     pub local_ports: RangeInclusive<u16>,
     /// When the director's life ends, by the times of the capture's first and last frame and of the golden's last.
-    pub end: &'a dyn Fn(Nanos, Nanos, Nanos) -> Nanos,
+    pub end: &'a dyn Fn((Nanos, Nanos), Nanos) -> Nanos,
     /// Told what is done when, and of frames done.
     pub stage: &'a mut (dyn FnMut(Step) + Send),
 }
@@ -180,7 +180,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         return Ok(Err(Detour::Careful));
     };
     let mut out = Output::default();
-    batch.director_mut().advance(last.max(end(first, last, last_golden)), &mut out);
+    batch.director_mut().advance(last.max(end((first, last), last_golden)), &mut out);
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
     for frame in out.frames() {

@@ -59,7 +59,7 @@ pub(super) fn run(
     let interfaces: Vec<Option<&str>> =
         input.interfaces().iter().map(|interface| interface.name.as_deref().or(own.as_deref())).collect();
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
-    let end = |first: Nanos, last: Nanos, last_golden: Nanos| {
+    let end = |(first, last): (Nanos, Nanos), last_golden: Nanos| {
         let changed = if last_change == Nanos(0) { Nanos(0) } else { first + last_change };
         match (request.linger, golden.is_some()) {
             (Some(linger), _) => last.max(changed) + linger,

@@ -96,7 +96,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     };
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
-    work.end(last.max(end(work.first(), last, last_golden)), &collector, &mut piece)?;
+    work.end(last.max(end((work.first(), last), last_golden)), &collector, &mut piece)?;
     if !collector.take(piece)? || work.needs_care()? {
         return Ok(Err(Detour::Careful));
     }

@@ -78,6 +78,7 @@ impl Ends {
 
     fn add(&mut self, end: End, answers: bool, dont_fragment: bool) {
         if let Some(facts) = self.places.get(&end).and_then(|place| self.facts.get_mut(usize::from(*place))) {
+            // A real server of another service, too.
             facts.shared = facts.answers;
         } else if let Ok(place) = u16::try_from(self.list.len()) {
             let (address, port, protocol) = end;
@@ -201,6 +202,7 @@ impl Lane {
                 latest = arrival.time;
                 match alike {
                     Some(alike) if alike.fits(&arrival) => rules.item_alike(number as u32, &arrival, alike, v4),
+                    // A copy: what is given to a function must lie in memory, and seldom one is called.
                     _ => rules
                         .item(&Arrival { ..arrival }, v4, v6, alike, &mut self.clients)
                         .map(|item| item.numbered(number as u32)),

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::IntoIter;
 
-/// The stage, while it goes on.
+/// The stage, while it goes on: in the order of the packets, part by part.
 pub(super) struct Scheduling<'a> {
     ipvs: &'a mut Ipvs,
     context: &'a Context<'a>,

@@ -109,7 +109,7 @@ pub(super) struct Outcome {
     pub opens: bool,
     /// It came from the server.
     pub answer: bool,
-    /// By how much its server's active connections change, if that was not counted yet, says this.
+    /// What was stored: it says by how much its server's active connections change, if that was not counted yet.
     pub word: Word,
 }
 
