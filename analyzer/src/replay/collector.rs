@@ -1,10 +1,11 @@
 //! What leaves a large replay: counted, compared with the golden, written.
 
 use super::outcome::{Emitted as Totals, Verdicts};
+use super::records::Records;
 use super::session::count;
 use super::translation::TOA;
 use super::write_behind::File;
-use crate::capture::{CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, pcap_head, pcap_record_head};
+use crate::capture::{CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, pcap_head};
 use crate::compare::Comparison;
 use crate::compare::align::LATE_TIME;
 use crate::compare::shared_learner::SharedLearner;
@@ -17,8 +18,6 @@ use std::sync::Mutex;
 
 /// Bytes of the golden that one thread reads at a time.
 const GOLDEN: usize = 64 << 10;
-/// By which a buffer of records grows.
-const STEP: usize = 64 << 10;
 /// A link header without tags.
 const ETHERNET: usize = 14;
 /// Where the options of TCP stand over IPv4 at the earliest.
@@ -128,51 +127,6 @@ pub(super) struct Piece {
     /// The latest time stamp of the golden.
     golden_last: u64,
     records: Records,
-}
-
-/// Records to write, one after the other.
-#[derive(Default)]
-struct Records {
-    /// It is used again: behind what is filled stands anything.
-    buffer: Vec<u8>,
-    filled: usize,
-    /// Where they belong in the file.
-    at: u64,
-}
-
-impl Records {
-    /// Room for the next bytes, so many.
-    #[inline(always)]
-    fn room(&mut self, len: usize) -> &mut [u8] {
-        let from = self.filled;
-        self.filled += len;
-        if self.filled > self.buffer.len() {
-            self.grow();
-        }
-        self.buffer.get_mut(from..self.filled).unwrap_or_default()
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        // By a step, not to twice as much: it is used again, and there are many.
-        let len = self.filled.next_multiple_of(STEP);
-        self.buffer.reserve_exact(len - self.buffer.len());
-        self.buffer.resize(len, 0);
-    }
-
-    /// Adds a record, and gives the room of its frame, which has so many bytes.
-    #[inline(always)]
-    fn add(&mut self, time: Nanos, len: usize, wire_len: u32) -> &mut [u8] {
-        let Some((head, frame)) = self.room(PCAP_RECORD_HEAD + len).split_first_chunk_mut() else { return &mut [] };
-        *head = pcap_record_head(time, len as u32, wire_len);
-        frame
-    }
-
-    /// Their bytes.
-    fn into_bytes(mut self) -> Vec<u8> {
-        self.buffer.truncate(self.filled);
-        self.buffer
-    }
 }
 
 impl<'a, 'scope> Collector<'a, 'scope> {
@@ -287,7 +241,7 @@ impl Sink for Collector<'_, '_> {
         let mut piece = Piece::default();
         if let Some((behind, _)) = self.output {
             let at = pcap_head().len() as u64 + frames * PCAP_RECORD_HEAD as u64 + before.bytes;
-            piece.records = Records { buffer: behind.buffer(), filled: 0, at };
+            piece.records = Records::new(behind.buffer(), at);
         }
         if let Some(golden) = &self.golden {
             let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
@@ -350,7 +304,7 @@ impl Sink for Collector<'_, '_> {
     fn finish(&self, piece: &mut Piece) {
         if let Some((behind, scope)) = self.output {
             let records = std::mem::take(&mut piece.records);
-            let at = records.at;
+            let at = records.at();
             behind.write(scope, records.into_bytes(), at);
         }
         if self.golden.is_some()

@@ -17,6 +17,7 @@ mod one_by_one;
 mod outcome;
 mod pairs;
 mod place;
+mod records;
 mod reply;
 mod session;
 mod translation;
