@@ -359,7 +359,7 @@ impl PlainFile {
 
     fn convinces(&self, bytes: &[u8], mut at: usize, near: u32) -> bool {
         for _ in 0..CONVINCING {
-            match self.format.step(bytes, at, &self.interfaces) {
+            match self.format.step(bytes, at) {
                 Step::Frame(record, size) => {
                     let seconds = (record.time.0 / 1_000_000_000) as u32;
                     if record.len == 0 || record.wire_len > 0xff_ffff || seconds.abs_diff(near) > NEAR {
@@ -378,11 +378,19 @@ impl PlainFile {
 impl Part {
     /// Finds the records that begin from where the last walk ended up to `end`, in bytes of which the first stands at `from`.
     fn walk(&mut self, file: &PlainFile, bytes: &[u8], from: usize, end: usize, place: &impl Place) {
+        match file.format.usual() {
+            Some(usual) => self.walk_as(&usual, bytes, from, end, place),
+            None => self.walk_as(&file.format, bytes, from, end, place),
+        }
+    }
+
+    #[inline(always)]
+    fn walk_as(&mut self, format: &PcapFormat, bytes: &[u8], from: usize, end: usize, place: &impl Place) {
         let mut at = self.walked.end;
         let end = end.min(from + bytes.len());
         let mut adding = Adding::to(self);
         while at < end {
-            match file.format.step(bytes, at - from, &file.interfaces) {
+            match format.step(bytes, at - from) {
                 Step::Frame(record, size) => {
                     adding.add(self, &record, record.start + from, record.of(bytes), place);
                     at += size;

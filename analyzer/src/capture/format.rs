@@ -97,11 +97,13 @@ pub enum Format {
 }
 
 /// What pcap's header says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PcapFormat {
     big_endian: bool,
     nanoseconds: bool,
     header_len: usize,
+    /// Length of the frame check sequence at the end of each frame.
+    fcs_len: u32,
 }
 
 /// The state of a pcapng section.
@@ -147,6 +149,7 @@ pub fn detect(head: &[u8], interfaces: &mut Vec<CaptureInterface>) -> Result<(Fo
             big_endian,
             nanoseconds: header.is_nanosecond_precision(),
             header_len: if header.is_modified_format() { 24 } else { 16 },
+            fcs_len,
         };
         return Ok((Format::Pcap(format), HEAD));
     }
@@ -202,6 +205,14 @@ fn without_fcs(len: u32, wire_len: u32, fcs_len: u32) -> (u32, u32) {
 }
 
 impl PcapFormat {
+    /// The same, of files as most are in words that are known beforehand: so what is done for each record is known to be less.
+    #[inline(always)]
+    pub fn usual(self) -> Option<PcapFormat> {
+        let PcapFormat { nanoseconds, .. } = self;
+        let usual = PcapFormat { big_endian: false, nanoseconds, header_len: 16, fcs_len: 0 };
+        (self == usual).then_some(usual)
+    }
+
     /// Length of the header before each frame.
     pub fn record_head(&self) -> usize {
         self.header_len
@@ -210,16 +221,12 @@ impl PcapFormat {
     /// The header of a record.
     #[inline]
     pub fn head(&self, record: &[u8]) -> Option<RecordHead> {
-        let (fields, _) = record.first_chunk::<16>()?.as_chunks::<4>();
-        let mut words = [0; 4];
-        for (word, field) in words.iter_mut().zip(fields) {
-            *word = u32::from_le_bytes(*field);
-        }
-        if self.big_endian {
-            words = words.map(u32::swap_bytes);
-        }
-        let [seconds, fraction, len, wire_len] = words;
-        Some(RecordHead { stamp: u64::from(seconds) << 32 | u64::from(fraction), len, wire_len })
+        // Two words of two fields each.
+        let (words, _) = record.first_chunk::<16>()?.as_chunks::<8>();
+        let [stamp, lengths] = [0, 1].map(|word| {
+            if self.big_endian { u64::from_be_bytes(words[word]) } else { u64::from_le_bytes(words[word]).rotate_left(32) }
+        });
+        Some(RecordHead { stamp, len: (lengths >> 32) as u32, wire_len: lengths as u32 })
     }
 
     /// The time of a record.
@@ -230,8 +237,8 @@ impl PcapFormat {
     }
 
     /// Reads what stands at `at`.
-    #[inline]
-    pub fn step(&self, buffer: &[u8], at: usize, interfaces: &[CaptureInterface]) -> Step {
+    #[inline(always)]
+    pub fn step(&self, buffer: &[u8], at: usize) -> Step {
         // The modified format's header is longer, but begins the same.
         let whole = buffer.len().saturating_sub(at) >= self.header_len;
         let Some(head) = buffer.get(at..).and_then(|rest| self.head(rest)).filter(|_| whole) else {
@@ -246,8 +253,7 @@ impl PcapFormat {
             return Step::More(size);
         }
         let time = self.time(&head);
-        let fcs_len = interfaces.first().map_or(0, |interface| interface.fcs_len);
-        let (len, wire_len) = without_fcs(len, wire_len.max(len), fcs_len);
+        let (len, wire_len) = without_fcs(len, wire_len.max(len), self.fcs_len);
         Step::Frame(Record { time, interface: 0, start: at + self.header_len, len, wire_len }, size)
     }
 }

@@ -269,7 +269,7 @@ impl Reader {
     fn walk(&mut self, records: &mut Vec<Record>, most: usize) -> Option<usize> {
         while records.len() < most {
             let step = match &mut self.format {
-                Format::Pcap(pcap) => pcap.step(&self.buffer, self.at, &self.interfaces),
+                Format::Pcap(pcap) => pcap.step(&self.buffer, self.at),
                 Format::PcapNg(pcapng) => pcapng.step(&self.buffer, self.at, &mut self.interfaces),
             };
             match step {

@@ -115,7 +115,7 @@ impl Adding {
     }
 
     /// Adds a frame that begins at `start` of the window.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&mut self, part: &mut Part, record: &Record, start: usize, frame: &[u8], place: &impl Place) {
         let Record { time, interface, len, wire_len, .. } = *record;
         let first = self.first.get_or_insert(time);
@@ -199,7 +199,7 @@ impl BulkWindow {
 
     /// Frames of a part, of those that are there.
     #[inline]
-    pub fn frames(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<BulkFrame<'_>>> {
+    pub fn frames(&self, part: usize, numbers: Range<usize>) -> impl ExactSizeIterator<Item = Option<BulkFrame<'_>>> {
         let records = self.parts.get(part).and_then(|part| part.records.get(numbers)).unwrap_or_default();
         let bytes = &self.bytes[..];
         records.iter().map(move |Placed { time, start, len, wire_len, place }| {

@@ -151,13 +151,15 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         roles.add(&seen.roles);
         collector.begin();
         // Reading is a part of the same work: whichever thread has nothing else to do reads.
-        let ((), read) = rayon::join(
+        let (emitted, read) = rayon::join(
             || {
-                batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
+                let emitted = batch.process(&Given(&window), &mut collector, &mut |now| stage(Step::Engine(now)));
                 stage(Step::Read);
+                emitted
             },
             || input.next_window(&mut next, WINDOW, &place),
         );
+        collector.add(emitted);
         if let Some(error) = collector.error() {
             return Err(error.into());
         }
@@ -270,7 +272,7 @@ impl Frames for Given<'_> {
     }
 
     #[inline]
-    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<Arrival<'_>>> {
+    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl ExactSizeIterator<Item = Option<Arrival<'_>>> {
         self.0.frames(part, numbers).map(|frame| {
             let BulkFrame { time, place, bytes, wire_len } = frame?;
             Some(Arrival { time, interface: InterfaceId(place), frame: bytes, wire_len })

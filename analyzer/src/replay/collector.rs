@@ -119,7 +119,7 @@ pub(super) struct Piece {
     left: Vec<Vec<u8>>,
     translated: Vec<((usize, usize), Vec<u8>)>,
     shown: HashSet<[u8; ENDS]>,
-    emitted: Emitted,
+    /// Counts of what left the serial way.
     totals: Totals,
     needs_care: bool,
     /// The golden, as far as it was read.
@@ -140,12 +140,19 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         self.start = self.emitted;
     }
 
-    /// Takes in what one thread made; whether all was equal so far.
+    /// So much left, of which it has all pieces.
+    pub(super) fn add(&mut self, emitted: Emitted) {
+        self.emitted.frames += emitted.frames;
+        self.emitted.bytes += emitted.bytes;
+    }
+
+    /// Takes in what left the serial way; whether all was equal so far.
     ///
     /// # Errors
     /// The first write that failed so far.
     pub(super) fn take(&mut self, mut piece: Piece) -> Result<bool, CaptureError> {
         self.finish(&mut piece);
+        self.add(Emitted { frames: piece.totals.frames, bytes: piece.totals.bytes });
         self.collect(piece);
         self.error().map_or(Ok(!self.needs_care), Err)
     }
@@ -253,8 +260,6 @@ impl Sink for Collector<'_, '_> {
     #[inline(always)]
     fn frame(&self, piece: &mut Piece, leaving: Leaving<'_>) {
         let len = leaving.len();
-        piece.emitted.frames += 1;
-        piece.emitted.bytes += len as u64;
         if !leaving.frame.bytes.is_empty() {
             // It went the serial way: perhaps the director's own frame, perhaps with a draw.
             count(&mut piece.totals, leaving.frame);
@@ -324,8 +329,6 @@ impl Sink for Collector<'_, '_> {
             self.unusual.push((part, number));
         }
         self.forwarded.extend(piece.translated);
-        self.emitted.frames += piece.emitted.frames;
-        self.emitted.bytes += piece.emitted.bytes;
         self.totals.link += piece.totals.link;
         self.totals.icmp_errors += piece.totals.icmp_errors;
         self.needs_care |= piece.needs_care;

@@ -231,7 +231,7 @@ impl Emitter<'_> {
         Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment }
     }
 
-    /// How much the packets of a part within a range make, before they are made.
+    /// How much the packets of a part within a range make, before they are made; `outcome` is asked by their place.
     pub fn measure<'a>(
         &self,
         lane: &Lane,
@@ -247,11 +247,11 @@ impl Emitter<'_> {
         }
         let mut emitted = Emitted::default();
         let mut back = WaysBack::new();
-        for item in lane.all().filter(|item| numbers.contains(&(item.number as usize))) {
+        for (place, item) in (lane.base..).zip(lane.all()).filter(|(_, item)| numbers.contains(&(item.number as usize))) {
             emitted.frames += 1;
             emitted.bytes += u64::from(item.len);
             emitted.bytes += self.ways.added.unwrap_or_else(|| {
-                let outcome = outcome(item.number as usize);
+                let outcome = outcome(place);
                 if !outcome.answer {
                     return self.ways.server_of(outcome.binding).map_or(0, |(_, way)| way.added());
                 }

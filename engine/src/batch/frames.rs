@@ -19,7 +19,7 @@ pub trait Frames: Sync {
     fn arrival(&self, part: usize, number: usize) -> Option<Arrival<'_>>;
 
     /// Frames of a part, as [`Frames::arrival`] gives them.
-    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl Iterator<Item = Option<Arrival<'_>>> {
+    fn arrivals(&self, part: usize, numbers: Range<usize>) -> impl ExactSizeIterator<Item = Option<Arrival<'_>>> {
         numbers.map(move |number| self.arrival(part, number))
     }
 }

@@ -8,6 +8,7 @@ use crate::time::Nanos;
 use crate::track::{Fingerprint, OtherHash, SHARDS};
 use foldhash::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 /// An address and port with its protocol: a service, or a real server as the source of answers.
 pub(super) type End = (IpAddr, u16, u8);
@@ -127,6 +128,8 @@ pub(super) struct Lane {
     pub items: Vec<Item>,
     /// Those of each shard, in order.
     shards: Vec<Vec<Item>>,
+    /// The shard of each frame's packet, in the order of the frames, if packets are kept so.
+    order: Vec<u8>,
     /// How many items the shards before each one have.
     before: Vec<usize>,
     /// How many packets are in lane.
@@ -162,6 +165,15 @@ impl Lane {
         (self.shards.get(shard).map_or(&[], |items| items), self.before.get(shard).copied().unwrap_or(0))
     }
 
+    /// Of frames that are all in lane: the places of their packets among those of all lanes, as shards have them.
+    pub fn places(&self, numbers: &Range<usize>) -> Places<'_> {
+        let place = |shard| {
+            let (items, before) = self.shard(shard);
+            self.base + before + items.partition_point(|item| (item.number as usize) < numbers.start)
+        };
+        Places { shards: self.order.get(numbers.clone()).unwrap_or_default().iter(), next: std::array::from_fn(place) }
+    }
+
     /// How many frames the part has, in lane or not.
     pub fn frames(&self) -> usize {
         self.len + self.others.len()
@@ -185,7 +197,7 @@ impl Lane {
     pub fn fill<'a, G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u32>>(
         &mut self,
         scratch: &mut Scratch,
-        frames: impl Iterator<Item = Option<Arrival<'a>>>,
+        frames: impl ExactSizeIterator<Item = Option<Arrival<'a>>>,
         rules: &Rules<'_, G, W>,
     ) {
         let Scratch { v4, v6, alike } = scratch;
@@ -194,6 +206,7 @@ impl Lane {
         self.items.clear();
         self.shards.resize_with(SHARDS, Vec::new);
         self.shards.iter_mut().for_each(Vec::clear);
+        self.order.resize(frames.len(), 0);
         let mut bytes = 0;
         let mut latest = Nanos(0);
         for (number, arrival) in frames.enumerate() {
@@ -213,6 +226,9 @@ impl Lane {
                     bytes += u64::from(item.len);
                     let items = self.shards.get_mut(usize::from(item.shard)).filter(|_| rules.by_shard);
                     items.unwrap_or(&mut self.items).push(item);
+                    if let Some(shard) = self.order.get_mut(number) {
+                        *shard = item.shard;
+                    }
                 }
                 None => self.others.push(number as u32),
             }
@@ -224,6 +240,24 @@ impl Lane {
             self.before.push(self.len);
             self.len += items.len();
         }
+    }
+}
+
+/// See [`Lane::places`].
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    shards: std::slice::Iter<'a, u8>,
+    /// The place of the next packet of each shard.
+    next: [usize; SHARDS],
+}
+
+impl Iterator for Places<'_> {
+    type Item = usize;
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        let next = self.next.get_mut(usize::from(*self.shards.next()?))?;
+        *next += 1;
+        Some(*next - 1)
     }
 }
 

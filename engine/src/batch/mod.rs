@@ -93,9 +93,8 @@ pub struct Batch {
     scratches: Vec<Scratch>,
     /// The number of each part's first frame in the window, and the number of all frames.
     starts: Vec<usize>,
-    /// What became of packets: in the order of all lanes' items, and in the order of a run's packets.
+    /// What became of packets, in the order of all lanes' items.
     found: Vec<AtomicU64>,
-    outcomes: Vec<AtomicU64>,
     runs: Vec<ShardRun>,
     handled: Handled,
     out: Output,
@@ -143,7 +142,6 @@ impl Batch {
             scratches: Vec::new(),
             starts: Vec::new(),
             found: Vec::new(),
-            outcomes: Vec::new(),
             runs: vec![ShardRun::default(); SHARDS],
             handled: Handled::default(),
             out: Output::default(),
@@ -179,8 +177,9 @@ impl Batch {
         self.handled
     }
 
-    /// Takes a window of frames in, as [`Director::receive`] would one by one. `stage` is told what is done when.
-    pub fn process<F: Frames, S: Sink>(&mut self, frames: &F, sink: &mut S, stage: &mut dyn FnMut(Stage)) {
+    /// Takes a window of frames in, as [`Director::receive`] would one by one, and returns how much left. `stage` is told what is
+    /// done when.
+    pub fn process<F: Frames, S: Sink>(&mut self, frames: &F, sink: &mut S, stage: &mut dyn FnMut(Stage)) -> Emitted {
         let before = self.handled;
         self.starts.clear();
         let mut total = 0;
@@ -233,6 +232,7 @@ impl Batch {
         self.handled.windows += 1;
         self.handled.mixed_windows += u64::from(self.handled.serial != before.serial);
         stage(Stage::Done);
+        emitted
     }
 
     /// Makes sure that the plan is that of the director as it is; whether there is one and it may be used now.
@@ -374,9 +374,6 @@ impl Batch {
         };
         stage(Stage::Track);
         plan.ways.learn(&plan.ends, parts.ipvs);
-        if self.outcomes.len() < range.len() {
-            self.outcomes.resize_with(range.len(), AtomicU64::default);
-        }
         let context = Context {
             ends: &plan.ends,
             ways: &plan.ways,
@@ -384,17 +381,17 @@ impl Batch {
             sloppy: plan.sloppy,
             counts: plan.ways.numbers().any(|service| parts.ipvs.scheduler_looks_at_counts(service)),
             found: &self.found,
-            outcomes: &self.outcomes,
             hands,
         };
-        let stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range: range.clone() };
+        let mut stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range };
         let done = run::track(parts.ipvs, &stretch, &context, &mut self.runs);
         if done == 0 {
             return 0;
         }
-        let events = run::put_in_order(&stretch, &context, done);
+        stretch.range.end = stretch.range.start + done;
+        let events = run::events(&stretch, &context, &self.runs);
         stage(Stage::Schedule);
-        let range = range.start..range.start + done;
+        let range = stretch.range;
         let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
         let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
         let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
@@ -402,11 +399,8 @@ impl Batch {
         let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
         let servers = parts.ipvs.services.servers.len();
         let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
-        let (starts, outcomes) = (&self.starts[..], &self.outcomes[..]);
-        let outcome = |part: usize, number: usize| {
-            let stored = outcomes.get(starts[part] + number - range.start).map_or(0, |place| place.load(Ordering::Relaxed));
-            Outcome::read(stored, outcomes)
-        };
+        let (starts, found) = (&self.starts[..], &self.found[..]);
+        let outcome = |place: usize| Outcome::read(found.get(place).map_or(0, |word| word.load(Ordering::Relaxed)), found);
         let numbers = |part: usize| {
             let len = frames.part_len(part);
             range.start.saturating_sub(starts[part]).min(len)..(range.end - starts[part]).min(len)
@@ -419,7 +413,7 @@ impl Batch {
         }
         let measured = context.hands.map(first_part..last_part + 1, |part| {
             let arrival = |number| frames.arrival(part, number);
-            emitter.measure(&self.lanes[part], &numbers(part), |number| outcome(part, number), arrival)
+            emitter.measure(&self.lanes[part], &numbers(part), outcome, arrival)
         });
         let mut before = Vec::with_capacity(measured.len());
         for part in measured {
@@ -434,13 +428,10 @@ impl Batch {
             let mut piece = shared.piece(before[index]);
             let mut passing = Passing::new(servers);
             let numbers = numbers(part);
-            let first = starts[part] + numbers.start - range.start;
-            let own = outcomes.get(first..first + numbers.len()).unwrap_or_default();
-            let arrivals = frames.arrivals(part, numbers.clone());
-            for ((number, arrival), outcome) in numbers.zip(arrivals).zip(own) {
+            let (arrivals, places) = (frames.arrivals(part, numbers.clone()), self.lanes[part].places(&numbers));
+            for ((number, arrival), place) in numbers.zip(arrivals).zip(places) {
                 if let Some(arrival) = arrival {
-                    let outcome = Outcome::read(outcome.load(Ordering::Relaxed), outcomes);
-                    emitter.emit(shared, &mut piece, (part, number), &arrival, outcome, &mut passing);
+                    emitter.emit(shared, &mut piece, (part, number), &arrival, outcome(place), &mut passing);
                 }
             }
             shared.finish(&mut piece);

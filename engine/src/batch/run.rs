@@ -12,7 +12,7 @@ use super::way::Ways;
 use super::word::{LONGEST_RUN, UNBOUND, Word};
 use crate::config::Family;
 use crate::time::Nanos;
-use crate::track::{ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, SHARDS, Shard, StateRules, TransportEvent};
+use crate::track::{ConnectionId, Direction, Entry, EntryFlags, Fingerprint, Ipvs, Shard, StateRules, TransportEvent};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -26,6 +26,9 @@ pub(super) const TOGETHER: usize = 16;
 pub(super) struct ShardRun {
     /// Connections that were opened, in order.
     pub opened: Vec<Opened>,
+    /// Other packets that changed how many active connections their server has, if schedulers look at that: their numbers in the
+    /// run and their places in [`Context::found`].
+    changed: Vec<(u32, u32)>,
     /// Timers to set: by which packet, when to look, at what.
     pub timers: Vec<(u32, Nanos, ConnectionId)>,
     /// What it takes to go back.
@@ -37,7 +40,9 @@ pub(super) struct ShardRun {
 pub(super) struct Opened {
     pub time: Nanos,
     /// The number of the packet in the run.
-    pub number: u32,
+    number: u32,
+    /// Its place in [`Context::found`].
+    pub place: u32,
     pub slot: u32,
     fingerprint: Fingerprint,
     /// The place of its service in [`Ends`].
@@ -85,6 +90,14 @@ impl Stretch<'_> {
         part_of(self.range.start)..part_of(self.range.end - 1) + 1
     }
 
+    /// Which numbers in the run a part's packets have.
+    fn numbers(&self, part: usize) -> Range<u32> {
+        let start = self.starts.get(part).copied().unwrap_or(0);
+        let end = start + self.lanes.get(part).map_or(0, Lane::frames);
+        let in_run = |number: usize| (number.clamp(self.range.start, self.range.end) - self.range.start) as u32;
+        in_run(start)..in_run(end)
+    }
+
     /// The packets of one shard within the run.
     fn segments(&self, shard: usize) -> impl Iterator<Item = Segment<'_>> {
         self.parts().filter_map(move |part| self.segment(shard, part))
@@ -120,8 +133,6 @@ pub(super) struct Context<'a> {
     pub counts: bool,
     /// What became of each packet, in the order of the items of all lanes: so a shard writes what lies together.
     pub found: &'a [AtomicU64],
-    /// The same in the order of the packets of the run, once it is put so.
-    pub outcomes: &'a [AtomicU64],
     /// Who works.
     pub hands: Hands,
 }
@@ -141,27 +152,20 @@ pub(super) fn track(ipvs: &mut Ipvs, stretch: &Stretch<'_>, context: &Context<'_
     done as usize
 }
 
-/// Puts what was found into the order of the packets, of which the first `done` count; returns by part which of them concern
-/// schedulers.
-pub(super) fn put_in_order(stretch: &Stretch<'_>, context: &Context<'_>, done: usize) -> Vec<Vec<u32>> {
-    let range = stretch.range.start..stretch.range.start + done;
+/// Which packets of each part of a stretch concern schedulers, once all of it was followed: their places in [`Context::found`], in
+/// the order of the packets.
+pub(super) fn events(stretch: &Stretch<'_>, context: &Context<'_>, runs: &[ShardRun]) -> Vec<Vec<u32>> {
     context.hands.map(stretch.parts(), |part| {
-        let (Some(lane), Some(start)) = (stretch.lanes.get(part), stretch.starts.get(part)) else { return Vec::new() };
-        for Segment { items, place, .. } in (0..SHARDS).filter_map(|shard| stretch.segment(shard, part)) {
-            for (item, found) in items.iter().zip(context.found.get(place..).unwrap_or_default()) {
-                let number = start + item.number as usize;
-                if range.contains(&number)
-                    && let Some(outcome) = context.outcomes.get(number - range.start)
-                {
-                    outcome.store(found.load(Ordering::Relaxed), Ordering::Relaxed);
-                }
+        let numbers = stretch.numbers(part);
+        // Each in the place of its number; then what is between them goes.
+        let mut events = vec![u32::MAX; numbers.len()];
+        for (number, place) in runs.iter().flat_map(|run| run.events(&numbers)) {
+            if let Some(event) = events.get_mut((number - numbers.start) as usize) {
+                *event = place;
             }
         }
-        let first = range.start.max(*start) - range.start;
-        let end = range.end.min(start + lane.frames()).saturating_sub(range.start);
-        let own = context.outcomes.get(first..end).unwrap_or_default().iter().zip(first as u32..);
-        let events = own.filter(|(outcome, _)| Word(outcome.load(Ordering::Relaxed)).is_event(context.counts));
-        events.map(|(_, number)| number).collect()
+        events.retain(|event| *event != u32::MAX);
+        events
     })
 }
 
@@ -179,6 +183,8 @@ struct Packet<'a> {
     lane: &'a Lane,
     /// In the run.
     number: u32,
+    /// In [`Context::found`].
+    place: u32,
 }
 
 impl Packet<'_> {
@@ -191,6 +197,7 @@ impl Packet<'_> {
 impl ShardRun {
     fn clear(&mut self) {
         self.opened.clear();
+        self.changed.clear();
         self.timers.clear();
         self.journal.clear();
     }
@@ -221,23 +228,26 @@ impl ShardRun {
         let mut turn = 0;
         for segment in &segments {
             let found = context.found.get(segment.place..segment.place + segment.items.len()).unwrap_or_default();
-            for (item, found) in segment.items.iter().zip(found) {
+            for ((item, found), place) in segment.items.iter().zip(found).zip(segment.place as u32..) {
                 if turn % TOGETHER == 0 {
+                    // Another shard may have found an odd packet before this one: what follows is done again anyway.
+                    if (segment.offset + i64::from(item.number)) as u32 >= first_odd.load(Ordering::Relaxed) {
+                        return;
+                    }
                     ask(shard);
                     candidates = std::mem::replace(&mut next, seek(shard));
                 }
                 let candidate = candidates[turn % TOGETHER];
                 turn += 1;
                 let at = (segment.offset + i64::from(item.number)) as u32;
-                // Another shard may have found an odd packet before this one: what follows is done again anyway.
-                if at >= first_odd.load(Ordering::Relaxed) {
-                    return;
-                }
-                let packet = Packet { item, lane: segment.lane, number: at };
+                let packet = Packet { item, lane: segment.lane, number: at, place };
                 let Some(word) = self.step(number, shard, candidate, packet, context) else {
                     first_odd.fetch_min(at, Ordering::Relaxed);
                     return;
                 };
+                if context.counts && word.changes() && word.kind() != Word::OPENS {
+                    self.changed.push((at, place));
+                }
                 found.store(word.0, Ordering::Relaxed);
             }
         }
@@ -253,24 +263,41 @@ impl ShardRun {
         packet: Packet<'_>,
         context: &Context<'_>,
     ) -> Option<Word> {
-        let item = packet.item;
-        let end = context.ends.facts(item.end)?;
-        if item.answers {
-            return self.answer(shard, packet, end, context);
+        let end = context.ends.facts(packet.item.end)?;
+        if packet.item.answers {
+            return self.answer(shard, Packet { ..packet }, end, context);
         }
-        let mut slot = candidate;
-        let way = match self.way_of(shard, slot, packet, end, context) {
-            Some(way) => way,
-            // Another one with its fingerprint, or one that was opened after it was sought.
-            None => match shard.find_client(item.fingerprint, |slot, _| self.way_of(shard, slot, packet, end, context).is_some())
-            {
-                Some(found) => {
-                    slot = found;
-                    self.way_of(shard, slot, packet, end, context)?
-                }
-                None => return self.open(number, shard, packet, end, context),
-            },
+        match self.way_of(shard, candidate, packet, end, context) {
+            Some(way) => self.pass(shard, candidate, way, packet, end, context),
+            // A copy: what is given to a function must lie in memory, and seldom one is called.
+            None => self.seek(number, shard, Packet { ..packet }, end, context),
+        }
+    }
+
+    /// Takes a packet of a client whose connection is not the first one with its fingerprint, or was opened after it was sought, or
+    /// is not there yet.
+    #[inline(never)]
+    fn seek(&mut self, number: usize, shard: &mut Shard, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Word> {
+        let fits = |slot: u32, _: &Entry| self.way_of(shard, slot, packet, end, context).is_some();
+        let Some(slot) = shard.find_client(packet.item.fingerprint, fits) else {
+            return self.open(number, shard, packet, end, context);
         };
+        let way = self.way_of(shard, slot, packet, end, context)?;
+        self.pass(shard, slot, way, packet, end, context)
+    }
+
+    /// Takes a packet of a client whose connection is in that slot and goes that way.
+    #[inline(always)]
+    fn pass(
+        &mut self,
+        shard: &mut Shard,
+        slot: u32,
+        way: Way,
+        packet: Packet<'_>,
+        end: &Facts,
+        context: &Context<'_>,
+    ) -> Option<Word> {
+        let item = packet.item;
         let entry = shard.at(slot)?;
         let event = packet.event(end);
         if event.opens() || entry.expires <= item.time || u32::from(item.len) > way.longest {
@@ -300,13 +327,13 @@ impl ShardRun {
             return Some(Way { longest: way.longest, word: Word(Word::REQUEST | u64::from(entry.binding)) });
         }
         let opened = self.opened.get((entry.binding & !UNBOUND) as usize).filter(|opened| opened.end == item.end)?;
-        Some(Way { longest: context.ways.service(item.end)?.longest, word: Word::fresh(opened.number) })
+        Some(Way { longest: context.ways.service(item.end)?.longest, word: Word::fresh(opened.place) })
     }
 
     /// Opens a connection; none if the packet does not, or not here.
-    #[inline(never)]
+    #[inline]
     fn open(&mut self, number: usize, shard: &mut Shard, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Word> {
-        let Packet { item, lane, number: at } = packet;
+        let Packet { item, lane, number: at, place: in_found } = packet;
         let event = packet.event(end);
         let service = context.ways.service(item.end)?;
         let may_open = match event {
@@ -323,14 +350,14 @@ impl ShardRun {
         let look = entry.restart(item.time);
         let (fingerprint, end, time) = (item.fingerprint, item.end, item.time);
         let slot = shard.add(fingerprint, client, entry);
-        self.opened.push(Opened { time, number: at, slot, fingerprint, end });
+        self.opened.push(Opened { time, number: at, place: in_found, slot, fingerprint, end });
         if let Some(look) = look {
             self.timers.push((at, look, shard.id(slot)));
         }
         Some(Word::opening(number, place, item.end).changing(advance.active))
     }
 
-    #[inline]
+    #[inline(never)]
     fn answer(&mut self, shard: &mut Shard, packet: Packet<'_>, end: &Facts, context: &Context<'_>) -> Option<Word> {
         let item = packet.item;
         let client = packet.lane.client(item, end.family);
@@ -380,6 +407,13 @@ impl ShardRun {
         (advance.active, entry.restart(packet.item.time))
     }
 
+    /// Which packets concern schedulers, of those that have such a number in the run: their numbers and their places in
+    /// [`Context::found`].
+    fn events(&self, numbers: &Range<u32>) -> impl Iterator<Item = (u32, u32)> {
+        let opened = within(&self.opened, numbers, |opened| opened.number).iter().map(|opened| (opened.number, opened.place));
+        opened.chain(within(&self.changed, numbers, |(number, _)| *number).iter().copied())
+    }
+
     /// Takes back what packets from number `done` on did.
     fn go_back(&mut self, shard: &mut Shard, done: u32) {
         while let Some(before) = self.journal.pop_if(|before| before.number >= done) {
@@ -393,6 +427,13 @@ impl ShardRun {
         while let Some(opened) = self.opened.pop_if(|opened| opened.number >= done) {
             shard.take_back(opened.fingerprint, opened.slot);
         }
+        self.changed.truncate(self.changed.partition_point(|(number, _)| *number < done));
         self.timers.truncate(self.timers.partition_point(|(number, ..)| *number < done));
     }
+}
+
+/// What has a number of those, of a list in their order.
+fn within<'a, T>(list: &'a [T], numbers: &Range<u32>, number: impl Fn(&T) -> u32) -> &'a [T] {
+    let place = |limit| list.partition_point(|one| number(one) < limit);
+    list.get(place(numbers.start)..place(numbers.end)).unwrap_or_default()
 }

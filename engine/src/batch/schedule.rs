@@ -67,11 +67,11 @@ impl<'a> Scheduling<'a> {
         Scheduling { ipvs, context, draws, runs, services, counts, expired: expired.into_iter().peekable() }
     }
 
-    /// Goes on with the packets that have those numbers: each that opened a connection gets its server, and the servers' counts
+    /// Goes on with the packets that have those places: each that opened a connection gets its server, and the servers' counts
     /// are brought up to them, as far as schedulers look at them.
     pub fn go_on(&mut self, events: &[u32]) {
-        for number in events {
-            if let Some(outcome) = self.context.outcomes.get(*number as usize) {
+        for place in events {
+            if let Some(outcome) = self.context.found.get(*place as usize) {
                 self.take(outcome);
             }
         }
@@ -93,7 +93,7 @@ impl<'a> Scheduling<'a> {
             self.counts.refresh(self.ipvs, server);
         } else {
             outcome.store(word.counted().0, Ordering::Relaxed);
-            word = word.bound(self.context.outcomes);
+            word = word.bound(self.context.found);
         }
         if change != 0
             && let Some(way) = self.context.ways.binding(word.binding())
@@ -176,7 +176,7 @@ fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
     let (shards, bindings) = ipvs.shards_mut();
     context.hands.pairs(shards, runs, |_, shard, run| {
         for opened in &run.opened {
-            let outcome = context.outcomes.get(opened.number as usize);
+            let outcome = context.found.get(opened.place as usize);
             if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {
                 entry.binding = Word(outcome.load(Ordering::Relaxed)).binding();
             }

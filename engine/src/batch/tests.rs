@@ -115,7 +115,8 @@ fn compare(config: &DirectorConfig, arrivals: &[Arrival<'_>], cut: Cut) -> u64 {
     POOLS[cut.threads - 1].install(|| {
         for (window, arrivals) in arrivals.chunks(cut.window).enumerate() {
             let mut sink = Collected { part: cut.part, ..Collected::default() };
-            batch.process(&Slice::new(arrivals, cut.part), &mut sink, &mut |_| {});
+            let emitted = batch.process(&Slice::new(arrivals, cut.part), &mut sink, &mut |_| {});
+            assert_eq!(emitted, sink.emitted);
             found.extend(sink.seen.into_iter().map(|seen| match seen {
                 Seen::Verdict(number, verdict) => Seen::Verdict(window * cut.window + number, verdict),
                 frame => frame,

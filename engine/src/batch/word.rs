@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What became of a packet of a run, in one word: what it is and by how much it changed its server's active connections stand
-/// at the top. Below is the binding of its connection; where that is not known yet, the number of the packet that opened it, or
+/// at the top. Below is the binding of its connection; where that is not known yet, the place of the packet that opened it, or
 /// if it is that packet, the connection's place among those that the run opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(pub u64);
@@ -16,37 +16,23 @@ impl Word {
     pub const FRESH: u64 = 2 << 62;
     /// It opened its connection. Once its server is chosen the binding stands below.
     pub const OPENS: u64 = 3 << 62;
+    /// By how much active connections change: a number of two bits, one of which is its sign.
     pub const CHANGE: u64 = 3 << 60;
-    pub const MORE: u64 = 1 << 60;
-    pub const LESS: u64 = 2 << 60;
 
     /// It opened a connection: by its shard, its place in the shard's list, and the place of its service.
     pub fn opening(shard: usize, place: usize, end: u16) -> Word {
         Word(Word::OPENS | u64::from(end) << 32 | (shard as u64) << PLACE_BITS | place as u64)
     }
 
-    /// Of the connection that a packet of the run opened, by that packet's number: those of a connection are seldom far apart.
+    /// Of the connection that a packet of the run opened, by where what became of that one stands.
     pub fn fresh(opening: u32) -> Word {
         Word(Word::FRESH | u64::from(opening))
     }
 
-    pub fn changing(self, active: i32) -> Word {
-        Word(
-            self.0
-                | if active > 0 {
-                    Word::MORE
-                } else if active < 0 {
-                    Word::LESS
-                } else {
-                    0
-                },
-        )
-    }
-
-    /// Whether schedulers are concerned, which look at the servers' counts or do not.
+    /// It changes active connections by that: by one at most.
     #[inline]
-    pub fn is_event(self, counts: bool) -> bool {
-        counts && self.changes() || self.kind() == Word::OPENS
+    pub fn changing(self, active: i32) -> Word {
+        Word(self.0 | (active as u64) << 60 & Word::CHANGE)
     }
 
     /// The change was counted.
@@ -67,11 +53,11 @@ impl Word {
 
     /// The word of the packet that opened its connection, if that was in this run.
     #[inline]
-    pub fn bound(self, outcomes: &[AtomicU64]) -> Word {
+    pub fn bound(self, found: &[AtomicU64]) -> Word {
         if self.kind() != Word::FRESH {
             return self;
         }
-        let opening = outcomes.get(self.0 as u32 as usize);
+        let opening = found.get(self.0 as u32 as usize);
         Word(opening.map_or(u64::from(UNBOUND), |outcome| outcome.load(Ordering::Relaxed)))
     }
 
@@ -91,12 +77,9 @@ impl Word {
         self.0 & Word::CHANGE != 0
     }
 
+    #[inline]
     pub fn change(self) -> i32 {
-        match self.0 & Word::CHANGE {
-            Word::MORE => 1,
-            Word::LESS => -1,
-            _ => 0,
-        }
+        ((self.0 << 2) as i64 >> 62) as i32
     }
 }
 
@@ -123,9 +106,9 @@ pub(super) const LONGEST_RUN: usize = 1 << PLACE_BITS;
 impl Outcome {
     /// From what tracking stored, once servers are chosen.
     #[inline]
-    pub fn read(stored: u64, outcomes: &[AtomicU64]) -> Outcome {
+    pub fn read(stored: u64, found: &[AtomicU64]) -> Outcome {
         let word = Word(stored);
         let (opens, answer) = (word.kind() == Word::OPENS, word.kind() == Word::ANSWER);
-        Outcome { binding: word.bound(outcomes).binding(), opens, answer, word }
+        Outcome { binding: word.bound(found).binding(), opens, answer, word }
     }
 }

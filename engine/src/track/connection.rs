@@ -316,8 +316,8 @@ impl Entry {
         let (new, timeout, active, established) = match event {
             TransportEvent::Tcp(flags) => {
                 let new = tcp::next(old, flags, side, rules.secure);
-                let index = usize::from(new);
-                (new, rules.tcp_timeouts[index], tcp::ACTIVE[index], new == tcp::TcpState::Established as u8)
+                let index = new as usize;
+                (new as u8, rules.tcp_timeouts[index], tcp::ACTIVE[index], new == tcp::TcpState::Established)
             }
             TransportEvent::Sctp(chunk) => {
                 let new = sctp::next(old, chunk, side);

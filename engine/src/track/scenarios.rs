@@ -517,7 +517,7 @@ proptest! {
             let result = bench.tcp(port, flags);
             prop_assert_eq!(result.is_ok(), from.is_some());
             if let Some(from) = from {
-                let state = tcp::next(from, flags, tcp::Side::InputOnly, false);
+                let state = tcp::next(from, flags, tcp::Side::InputOnly, false) as u8;
                 naive.insert(port, (state, now + Nanos::from_secs(tcp::TIMEOUTS[usize::from(state)].into())));
             }
             // Replaced connections last a moment longer.

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How many shards there are: enough for many threads to be done at about the same time, and few enough that a window has many
 /// packets for each.
-pub const SHARDS: usize = 64;
+pub const SHARDS: usize = 16;
 
 /// Where the shard's number stands in a generation.
 const SHARD_SHIFT: u32 = 24;
@@ -104,7 +104,7 @@ impl ClientHash {
     /// The client's shard.
     #[inline]
     pub fn shard(self) -> u8 {
-        (self.0 >> 58) as u8
+        (self.0 >> (64 - SHARDS.ilog2())) as u8
     }
 
     /// With the other end, what a connection is found by in every index.

@@ -24,7 +24,7 @@ use TcpState::{
 };
 
 /// /proc's names, by number.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; STATES] = [
     "NONE",
     "ESTABLISHED",
     "SYN_SENT",
@@ -39,13 +39,15 @@ pub const NAMES: [&str; 11] = [
 ];
 
 /// Seconds, by number.
-pub const TIMEOUTS: [u32; 11] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120];
+pub const TIMEOUTS: [u32; STATES] = [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120];
 
 /// Whether a state counts as active, by number.
-pub const ACTIVE: [bool; 11] = [false, true, true, true, false, false, false, false, false, false, true];
+pub const ACTIVE: [bool; STATES] = [false, true, true, true, false, false, false, false, false, false, true];
 
 /// Rows: SYN, FIN, ACK, RST. Columns: the current state.
-type Transitions = [[TcpState; 11]; 4];
+type Transitions = [[TcpState; STATES]; 4];
+
+const STATES: usize = 11;
 
 /// Which of the three tables of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,23 +105,45 @@ const SECURE: [Transitions; 3] = [
     ],
 ];
 
-/// The next state. Of several flags RST counts before SYN, FIN and ACK; a segment with none of them closes.
+/// The next state by flags and the current one. Of several flags RST counts before SYN, FIN and ACK; a segment with none of them
+/// closes.
+type Next = [[TcpState; STATES.next_power_of_two()]; 32];
+
+const fn by_flags(transitions: &Transitions) -> Next {
+    let mut next = [[CL; STATES.next_power_of_two()]; 32];
+    let mut flags = 0;
+    while flags < next.len() {
+        let row = match flags {
+            _ if flags & 0x04 != 0 => Some(3),
+            _ if flags & 0x02 != 0 => Some(0),
+            _ if flags & 0x01 != 0 => Some(1),
+            _ if flags & 0x10 != 0 => Some(2),
+            _ => None,
+        };
+        let mut state = 0;
+        while state < STATES {
+            if let Some(row) = row {
+                next[flags][state] = transitions[row][state];
+            }
+            state += 1;
+        }
+        flags += 1;
+    }
+    next
+}
+
+const fn by_side(tables: &[Transitions; 3]) -> [Next; 3] {
+    [by_flags(&tables[0]), by_flags(&tables[1]), by_flags(&tables[2])]
+}
+
+static NEXT: [[Next; 3]; 2] = [by_side(&NORMAL), by_side(&SECURE)];
+
+/// The next state. A packet in a batch asks for it, so it is looked up and not worked out.
 #[inline]
-pub fn next(state: u8, flags: u8, side: Side, secure: bool) -> u8 {
-    let row = if flags & 0x04 != 0 {
-        3
-    } else if flags & 0x02 != 0 {
-        0
-    } else if flags & 0x01 != 0 {
-        1
-    } else if flags & 0x10 != 0 {
-        2
-    } else {
-        return TcpState::Close as u8;
-    };
-    let tables = if secure { &SECURE } else { &NORMAL };
-    let column = usize::from(state).min(NAMES.len() - 1);
-    tables[side as usize][row][column] as u8
+pub fn next(state: u8, flags: u8, side: Side, secure: bool) -> TcpState {
+    let next = &NEXT[usize::from(secure)][side as usize];
+    let by_state = &next[usize::from(flags) % next.len()];
+    by_state[usize::from(state) % by_state.len()]
 }
 
 #[cfg(test)]
@@ -136,7 +160,7 @@ mod tests {
         side_flags
             .iter()
             .map(|(side, flags)| {
-                state = next(state, *flags, *side, false);
+                state = next(state, *flags, *side, false) as u8;
                 NAMES[usize::from(state)]
             })
             .collect()
