@@ -1,6 +1,6 @@
 //! The stateless end of the parallel way: frames are made from packets and the choice of servers.
 
-use super::frames::{Emitted, Leaving, Sink};
+use super::frames::{Emitted, Frames, Leaving, Sink};
 use super::lane::Lane;
 use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, ServerWay, Ways, way_back};
 use super::word::Outcome;
@@ -18,6 +18,7 @@ use crate::track::Passed;
 use crate::verdict::{Forwarded, Verdict};
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const ETHERNET: usize = 14;
 /// Room for rewritten headers: link header with tags, IPv6, TCP without options.
@@ -80,10 +81,53 @@ fn word_of(address: IpAddr) -> u64 {
     }
 }
 
+/// Packets of a part whose frames are to be made.
+pub(super) struct Part<'a, F> {
+    pub frames: &'a F,
+    /// Of the part.
+    pub number: usize,
+    /// Of the packets in it.
+    pub numbers: Range<usize>,
+    pub lane: &'a Lane,
+    /// What became of packets, by their place.
+    pub found: &'a [AtomicU64],
+    /// How many servers there are.
+    pub servers: usize,
+}
+
 impl Emitter<'_> {
-    /// Makes the frame of a packet in lane and gives it to the sink.
+    /// Makes the frames of a part; returns the finished piece, and what passed each server.
+    pub fn make<F: Frames, S: Sink>(&self, sink: &S, mut piece: S::Piece, part: &Part<'_, F>) -> (S::Piece, Vec<Passed>) {
+        let mut passing = Passing::new(part.servers);
+        if self.ways.are_direct {
+            self.emit_all::<F, S, true>(sink, &mut piece, part, &mut passing);
+        } else {
+            self.emit_all::<F, S, false>(sink, &mut piece, part, &mut passing);
+        }
+        sink.finish(&mut piece);
+        (piece, passing.passed)
+    }
+
+    #[inline(never)]
+    fn emit_all<F: Frames, S: Sink, const DIRECT: bool>(
+        &self,
+        sink: &S,
+        piece: &mut S::Piece,
+        part: &Part<'_, F>,
+        passing: &mut Passing,
+    ) {
+        let arrivals = part.frames.arrivals(part.number, part.numbers.clone());
+        for ((number, arrival), place) in part.numbers.clone().zip(arrivals).zip(part.lane.places(&part.numbers)) {
+            if let (Some(arrival), Some(stored)) = (arrival, part.found.get(place)) {
+                let outcome = Outcome::read(stored.load(Ordering::Relaxed), part.found);
+                self.emit::<S, DIRECT>(sink, piece, (part.number, number), &arrival, outcome, passing);
+            }
+        }
+    }
+
+    /// Makes the frame of a packet in lane and gives it to the sink. DIRECT: all servers are reached by DR.
     #[inline(always)]
-    pub fn emit<S: Sink>(
+    fn emit<S: Sink, const DIRECT: bool>(
         &self,
         sink: &S,
         piece: &mut S::Piece,
@@ -92,7 +136,7 @@ impl Emitter<'_> {
         Outcome { binding, opens, answer, word }: Outcome,
         passing: &mut Passing,
     ) {
-        let frame = arrival.frame;
+        let (frame, answer) = (arrival.frame, answer && !DIRECT);
         let Some((&BindingWay { server, service, .. }, way)) = self.ways.server_of(binding) else { return };
         let forwarded = Forwarded { service, server, new: opens };
         // Every frame in lane has so many bytes, and its packet all of its own.
@@ -127,7 +171,7 @@ impl Emitter<'_> {
         };
         match &way.method {
             Method::Dr => leaves(piece, way.link.header.bytes(), Edit::hop(first), way.link.interface),
-            Method::Nat(address, port) => {
+            Method::Nat(address, port) if !DIRECT => {
                 let to = (*address, *port);
                 let Some((link, end, address, port)) = self.translation(&way.link, to, packet, answers, &mut passing.back) else {
                     return;
@@ -136,7 +180,7 @@ impl Emitter<'_> {
                 let edit = Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port });
                 leaves(piece, link.header.bytes(), edit, link.interface);
             }
-            Method::Tunnel { prefix: Some(prefix), .. } if self.copy_dont_fragment && first[6] & 0x40 != 0 => {
+            Method::Tunnel { prefix: Some(prefix), .. } if !DIRECT && self.copy_dont_fragment && first[6] & 0x40 != 0 => {
                 let start = way.link.header.len;
                 let head = &mut passing.head;
                 head[..LINK_HEADER].copy_from_slice(&way.link.header.room);
@@ -146,7 +190,7 @@ impl Emitter<'_> {
                 let head = head.get(..start + prefix.len()).unwrap_or_default();
                 leaves(piece, head, Edit::hop(first), way.link.interface);
             }
-            Method::Tunnel { .. } => {
+            Method::Nat(..) | Method::Tunnel { .. } => {
                 self.emit_other(sink, piece, place, arrival.time, (frame, len), (way, answers, verdict), passing);
             }
         }

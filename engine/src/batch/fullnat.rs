@@ -122,9 +122,10 @@ impl<F: Frames> Stretch<'_, F> {
     /// The packets of a part that are in the run, and what was found for them.
     fn packets(&self, part: usize) -> (&Lane, &[Item], &[AtomicU64]) {
         let (lane, numbers) = (&self.lanes[part], self.numbers(part));
-        let place = |number: usize| lane.items.partition_point(|item| (item.number as usize) < number);
+        let (items, _) = lane.shard(0);
+        let place = |number: usize| items.partition_point(|item| (item.number as usize) < number);
         let (from, to) = (place(numbers.start), place(numbers.end));
-        (lane, &lane.items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
+        (lane, &items[from..to], self.found.get(lane.base + from..lane.base + to).unwrap_or_default())
     }
 
     /// Finds the connections that packets have as the table is now. Memory is asked for what is needed some packets before.

@@ -124,14 +124,12 @@ pub(super) struct Port {
 /// What a part of a window holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lane {
-    /// Packets in lane in order; none if they are kept by shard (see [`Rules::by_shard`]).
-    pub items: Vec<Item>,
-    /// Those of each shard, in order.
-    shards: Vec<Vec<Item>>,
-    /// The shard of each frame's packet, in the order of the frames, if packets are kept so.
+    /// Packets in lane by shard (see [`Rules::shards`]), those of each in order.
+    shards: [Vec<Item>; SHARDS],
+    /// The shard of each frame's packet, in the order of the frames.
     order: Vec<u8>,
     /// How many items the shards before each one have.
-    before: Vec<usize>,
+    before: [usize; SHARDS],
     /// How many packets are in lane.
     pub len: usize,
     /// Numbers of the frames that are not in lane, in order.
@@ -162,7 +160,7 @@ impl Scratch {
 impl Lane {
     /// The items of a shard, and how many those before it have.
     pub fn shard(&self, shard: usize) -> (&[Item], usize) {
-        (self.shards.get(shard).map_or(&[], |items| items), self.before.get(shard).copied().unwrap_or(0))
+        (&self.shards[shard % SHARDS], self.before[shard % SHARDS])
     }
 
     /// Of frames that are all in lane: the places of their packets among those of all lanes, as shards have them.
@@ -181,7 +179,7 @@ impl Lane {
 
     /// All items, in the order of shards.
     pub fn all(&self) -> impl Iterator<Item = &Item> {
-        self.items.iter().chain(self.shards.iter().flatten())
+        self.shards.iter().flatten()
     }
 
     /// The client of an item.
@@ -200,46 +198,58 @@ impl Lane {
         frames: impl ExactSizeIterator<Item = Option<Arrival<'a>>>,
         rules: &Rules<'_, G, W>,
     ) {
-        let Scratch { v4, v6, alike } = scratch;
         self.others.clear();
         self.clients.clear();
-        self.items.clear();
-        self.shards.resize_with(SHARDS, Vec::new);
         self.shards.iter_mut().for_each(Vec::clear);
         self.order.resize(frames.len(), 0);
-        let mut bytes = 0;
+        self.bytes = 0;
         let mut latest = Nanos(0);
-        for (number, arrival) in frames.enumerate() {
+        for (number, arrival) in (0..).zip(frames) {
             // What steps back in time is not in lane.
-            let item = arrival.filter(|arrival| arrival.time >= latest).and_then(|arrival| {
-                latest = arrival.time;
-                match alike {
-                    Some(alike) if alike.fits(&arrival) => rules.item_alike(number as u32, &arrival, alike, v4),
-                    // A copy: what is given to a function must lie in memory, and seldom one is called.
-                    _ => rules
-                        .item(&Arrival { ..arrival }, v4, v6, alike, &mut self.clients)
-                        .map(|item| item.numbered(number as u32)),
-                }
-            });
-            match item {
-                Some(item) => {
-                    bytes += u64::from(item.len);
-                    let items = self.shards.get_mut(usize::from(item.shard)).filter(|_| rules.by_shard);
-                    items.unwrap_or(&mut self.items).push(item);
-                    if let Some(shard) = self.order.get_mut(number) {
-                        *shard = item.shard;
-                    }
-                }
-                None => self.others.push(number as u32),
+            let Some(arrival) = arrival.filter(|arrival| arrival.time >= latest) else {
+                self.others.push(number);
+                continue;
+            };
+            latest = arrival.time;
+            match &scratch.alike {
+                Some(alike) if alike.fits(&arrival) => match rules.item_alike(number, &arrival, alike, &mut scratch.v4) {
+                    Some(item) => self.add(item),
+                    None => self.others.push(number),
+                },
+                // A copy: what is given to a function must lie in memory, and seldom one is called.
+                _ => self.read(number, &Arrival { ..arrival }, scratch, rules),
             }
         }
-        self.bytes = bytes;
-        self.before.clear();
-        self.len = self.items.len();
-        for items in &self.shards {
-            self.before.push(self.len);
+        self.len = 0;
+        for (items, before) in self.shards.iter().zip(&mut self.before) {
+            *before = self.len;
             self.len += items.len();
         }
+    }
+
+    /// Reads a frame that is not like one before.
+    #[inline(never)]
+    fn read<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u32>>(
+        &mut self,
+        number: u32,
+        arrival: &Arrival<'_>,
+        scratch: &mut Scratch,
+        rules: &Rules<'_, G, W>,
+    ) {
+        let Scratch { v4, v6, alike } = scratch;
+        match rules.item(arrival, v4, v6, alike, &mut self.clients) {
+            Some(item) => self.add(Item { number, ..item }),
+            None => self.others.push(number),
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, item: Item) {
+        self.bytes += u64::from(item.len);
+        if let Some(shard) = self.order.get_mut(item.number as usize) {
+            *shard = item.shard;
+        }
+        self.shards[usize::from(item.shard) % SHARDS].push(item);
     }
 }
 
@@ -266,10 +276,5 @@ impl Item {
     #[inline]
     pub fn with(self, flags: u8) -> Item {
         Item { flags, ..self }
-    }
-
-    /// With that number in its part.
-    pub fn numbered(self, number: u32) -> Item {
-        Item { number, ..self }
     }
 }

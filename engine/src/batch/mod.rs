@@ -36,7 +36,7 @@ use crate::director::{Director, ParallelParts, Version};
 use crate::output::Output;
 use crate::time::Nanos;
 use crate::track::{Passed, SHARDS};
-use emit::{Emitter, Passing};
+use emit::{Emitter, Part};
 use hands::Hands;
 use lane::{Lane, Scratch};
 use rayon::prelude::*;
@@ -257,7 +257,7 @@ impl Batch {
                 let rules = Rules {
                     ports: &plan.ports,
                     ends: &plan.ends,
-                    by_shard: true,
+                    shards: SHARDS,
                     source_is_good: |source, on| source_is_good(host, source, on),
                     way_back: |client, on| way_back(host, client, on).map(|way| way.mtu),
                 };
@@ -266,7 +266,7 @@ impl Batch {
             (Some((_, Composition::FullNat(plan))), _) => {
                 // DPVS takes packets from anywhere.
                 let (ports, ends) = (&plan.ports[..], &plan.ends);
-                let rules = Rules { ports, ends, by_shard: false, source_is_good: |_, _| true, way_back: |_, _| None };
+                let rules = Rules { ports, ends, shards: 1, source_is_good: |_, _| true, way_back: |_, _| None };
                 fill(&mut self.lanes, &mut self.scratches, frames, &rules);
             }
             _ => return,
@@ -425,17 +425,8 @@ impl Batch {
         let mut pieces: Vec<Option<(S::Piece, Vec<Passed>)>> = before.iter().map(|_| None).collect();
         let make = |index: usize, made: &mut Option<(S::Piece, Vec<Passed>)>| {
             let part = first_part + index;
-            let mut piece = shared.piece(before[index]);
-            let mut passing = Passing::new(servers);
-            let numbers = numbers(part);
-            let (arrivals, places) = (frames.arrivals(part, numbers.clone()), self.lanes[part].places(&numbers));
-            for ((number, arrival), place) in numbers.zip(arrivals).zip(places) {
-                if let Some(arrival) = arrival {
-                    emitter.emit(shared, &mut piece, (part, number), &arrival, outcome(place), &mut passing);
-                }
-            }
-            shared.finish(&mut piece);
-            *made = Some((piece, passing.passed));
+            let place = Part { frames, number: part, numbers: numbers(part), lane: &self.lanes[part], found, servers };
+            *made = Some(emitter.make(shared, shared.piece(before[index]), &place));
         };
         let make = &make;
         context.hands.tasks(|tasks| {

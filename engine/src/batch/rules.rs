@@ -23,8 +23,8 @@ pub(super) struct Rules<'a, G, W> {
     pub ports: &'a [Port],
     /// Services and servers.
     pub ends: &'a Ends,
-    /// Packets are put in order of shard.
-    pub by_shard: bool,
+    /// Among how many shards packets are shared out, a power of two: with one all are in order.
+    pub shards: usize,
     /// Whether a packet from that address may come in by that interface. It is asked seldom, its answers are kept.
     pub source_is_good: G,
     /// The MTU of the way of an answer that came in by that interface to its client, if there is one.
@@ -130,8 +130,13 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
         }
         let hash = ClientHash::of_v4(source, port);
         let fingerprint = hash.with(alike.facts.hash);
-        let (time, shard) = (arrival.time, hash.shard());
+        let (time, shard) = (arrival.time, self.shard(hash));
         Some(Item { time, client: source, fingerprint, number, port, end: alike.end, len, flags, shard, answers: false })
+    }
+
+    #[inline(always)]
+    fn shard(&self, hash: ClientHash) -> u8 {
+        hash.shard() & (self.shards - 1) as u8
     }
 
     /// Ports and TCP flags from a transport header with what follows it, which has that length in all.
@@ -208,7 +213,7 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
             return None;
         }
         let hash = client.hash(port);
-        let (shard, fingerprint) = (hash.shard(), hash.with(facts.hash));
+        let (shard, fingerprint) = (self.shard(hash), hash.with(facts.hash));
         let (client, len) = (store(client), u16::try_from(len).ok()?);
         Some(Item { time: arrival.time, client, fingerprint, number: 0, port, end, len, flags: 0, shard, answers: facts.answers })
     }
@@ -336,7 +341,7 @@ mod tests {
         let server = ([10, 0, 0, 11].into(), 80, 6);
         let ends = Ends::new([service(6, false), service(17, true)], Some(server).filter(|_| has_servers));
         let source_is_good = |source: IpAddr, _: InterfaceId| source != IpAddr::from([198, 51, 100, 66]);
-        let rules = Rules { ports: &[port, port], ends: &ends, by_shard: false, source_is_good, way_back: |_, _| Some(1500) };
+        let rules = Rules { ports: &[port, port], ends: &ends, shards: 1, source_is_good, way_back: |_, _| Some(1500) };
         let arrivals = frames.iter().map(|(interface, frame)| {
             let (time, interface) = (Nanos(1), InterfaceId(*interface));
             Some(Arrival { time, interface, frame, wire_len: frame.len() as u32 })
@@ -385,7 +390,7 @@ mod tests {
             let alone = lane(&[(interface, &one)], has_servers);
             let after = lane(&[(0, &before), (interface, &one)], has_servers);
             prop_assert_eq!(lane(&[(0, &before)], has_servers).len, 1);
-            prop_assert_eq!(after.items.get(1).map(|item| Item { number: 0, ..*item }), alone.items.first().copied());
+            prop_assert_eq!(after.all().nth(1).map(|item| Item { number: 0, ..*item }), alone.all().next().copied());
         }
     }
 }

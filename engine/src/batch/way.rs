@@ -135,6 +135,8 @@ pub(super) struct Ways {
     forgotten: u32,
     /// How many bytes every packet gets before it, if it is the same for all.
     pub added: Option<u64>,
+    /// All servers are reached by DR.
+    pub are_direct: bool,
 }
 
 /// What batch works with as long as nothing but connections changes.
@@ -208,6 +210,7 @@ impl Plan {
             .collect();
         plan.ends = Ends::new(services.iter().map(|(end, way)| (*end, way.dont_fragment)), servers);
         plan.ways.added = plan.added(host);
+        plan.ways.are_direct = plan.ways.servers.iter().flatten().all(|way| matches!(way.method, Method::Dr));
         plan.ways.services = services.into_iter().map(|(_, way)| way).collect();
         (plan.ends.services == plan.ways.services.len() && plan.ends.services > 0).then_some(plan)
     }

@@ -38,14 +38,32 @@ const FEWEST_LINES: usize = 2;
 /// before it is written costs two page faults instead of one, the second of which stops all threads.
 const EMPTY: u32 = u32::MAX;
 
+/// Some places of a line: all bits of a byte for each.
+#[derive(Clone, Copy)]
+struct Places(u64);
+
+impl Places {
+    /// The first one; [`PLACES`] if there is none.
+    #[inline]
+    fn first(self) -> usize {
+        self.0.trailing_zeros() as usize / 8
+    }
+
+    /// The same without the first one.
+    #[inline]
+    fn others(self) -> Places {
+        Places(self.0 & !(0xff_u64.wrapping_shl(self.0.trailing_zeros())))
+    }
+}
+
 impl Line {
     const UNUSED: Line = Line { fingerprints: [0; PLACES], slots: [EMPTY; PLACES] };
 
-    /// The places of a fingerprint, a bit each; perhaps some that are not in use, too.
+    /// The places of a fingerprint; perhaps some that are not in use, too.
     #[inline]
-    fn places_of(&self, fingerprint: u32) -> u32 {
-        let own = |place: usize| u32::from(self.fingerprints[place] == fingerprint) << place;
-        own(0) | own(1) | own(2) | own(3) | own(4) | own(5) | own(6) | own(7)
+    fn places_of(&self, fingerprint: u32) -> Places {
+        // Of all bits of a byte the compiler makes one comparison for several places.
+        Places(u64::from_le_bytes(self.fingerprints.map(|known| if known == fingerprint { 0xff } else { 0 })))
     }
 
     #[inline]
@@ -99,7 +117,7 @@ impl Index {
     #[inline]
     pub fn first(&self, fingerprint: Fingerprint) -> Option<u32> {
         let line = self.lines.get(self.home(fingerprint.0))?;
-        let place = line.places_of(fingerprint.0).trailing_zeros() as usize;
+        let place = line.places_of(fingerprint.0).first();
         match line.slots.get(place) {
             Some(slot) if *slot != EMPTY => Some(*slot),
             None if !line.is_full() => None,
@@ -113,13 +131,13 @@ impl Index {
     pub fn all(&self, fingerprint: Fingerprint) -> impl Iterator<Item = u32> {
         let mut number = self.home(fingerprint.0);
         let mut line = self.lines.get(number);
-        let mut places = line.map_or(0, |line| line.places_of(fingerprint.0));
+        let mut places = line.map_or(Places(0), |line| line.places_of(fingerprint.0));
         // Some line is never full, so every search ends.
         std::iter::from_fn(move || {
             loop {
-                while places != 0 {
-                    let place = places.trailing_zeros() as usize;
-                    places &= places - 1;
+                while places.first() < PLACES {
+                    let place = places.first();
+                    places = places.others();
                     let slot = line?.slots[place % PLACES];
                     if slot != EMPTY {
                         return Some(slot);
