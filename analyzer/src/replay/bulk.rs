@@ -7,9 +7,10 @@
 
 use super::Outcome;
 use super::bystander::Bystanders;
-use super::collector::{Collector, Golden};
+use super::collector::Collector;
 use super::demands::Watch;
 use super::golden_file::GoldenFile;
+use super::golden_pieces::Golden;
 use super::outcome::Roles;
 use super::place::{Place, Places};
 use super::session::InputFrame;

@@ -1,23 +1,18 @@
 //! What leaves a large replay: counted, compared with the golden, written.
 
+use super::golden_pieces::{Agreement, Golden, Stretch};
 use super::outcome::{Emitted as Totals, Verdicts};
 use super::records::Records;
 use super::session::count;
 use super::translation::TOA;
 use super::write_behind::File;
-use crate::capture::{CaptureError, PCAP_RECORD_HEAD, PlainFile, RecordHead, pcap_head};
+use crate::capture::{CaptureError, PCAP_RECORD_HEAD, pcap_head};
 use crate::compare::Comparison;
-use crate::compare::align::LATE_TIME;
-use crate::compare::shared_learner::SharedLearner;
+use lvscheck_engine::Nanos;
 use lvscheck_engine::batch::{Emitted, Leaving, Sink};
 use lvscheck_engine::verdict::{Forwarded, Verdict};
-use lvscheck_engine::{EmittedFrame, Nanos};
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
-use std::sync::Mutex;
 
-/// Bytes of the golden that one thread reads at a time.
-const GOLDEN: usize = 64 << 10;
 /// A link header without tags.
 const ETHERNET: usize = 14;
 /// Where the options of TCP stand over IPv4 at the earliest.
@@ -25,33 +20,11 @@ const OPTIONS: usize = ETHERNET + 20 + 20;
 /// Room for the addresses and ports of both ends of a packet.
 const ENDS: usize = 36;
 
-/// The golden, read where it is compared.
-pub(super) struct Golden {
-    file: PlainFile,
-    last: Nanos,
-    /// The values of draws.
-    learner: SharedLearner,
-}
-
-impl Golden {
-    /// From its first frame on. Ports that the director draws lie in that range.
-    pub(super) fn new(file: PlainFile, local_ports: RangeInclusive<u16>) -> Golden {
-        Golden { file, last: Nanos(0), learner: SharedLearner::new(local_ports) }
-    }
-
-    /// Where the frame stands that follows so many, if all before it are equal.
-    fn at(&self, emitted: Emitted) -> u64 {
-        self.file.first() + emitted.frames * self.file.record_head() as u64 + emitted.bytes
-    }
-}
-
 /// Takes what leaves: counts, compares, writes.
 #[derive(Default)]
 pub(super) struct Collector<'a, 'scope> {
     golden: Option<Golden>,
     output: Option<File<'a, 'scope>>,
-    /// Buffers for goldens, to use again.
-    spare: Mutex<Vec<Read>>,
     /// What was emitted in all, and when the window began.
     emitted: Emitted,
     start: Emitted,
@@ -64,48 +37,6 @@ pub(super) struct Collector<'a, 'scope> {
     pub(super) room: usize,
     pub(super) forwarded: Vec<((usize, usize), Vec<u8>)>,
     pub(super) needs_care: bool,
-}
-
-/// A stretch of the golden.
-#[derive(Default)]
-struct Read {
-    bytes: Vec<u8>,
-    /// Where it begins in the file, and how many of the bytes were read.
-    from: u64,
-    filled: usize,
-    /// How many of them are compared.
-    at: usize,
-}
-
-impl Read {
-    /// The same bytes, if they hold that place of the file, from there on.
-    fn going_on_at(self, place: u64) -> Read {
-        match place.checked_sub(self.from) {
-            Some(at) if at < self.filled as u64 => Read { at: at as usize, ..self },
-            _ => Read { from: place, filled: 0, at: 0, ..self },
-        }
-    }
-
-    /// The next bytes, so many, brought from the file if they are not there; none if it does not have them.
-    #[inline(always)]
-    fn next(&mut self, file: &PlainFile, size: usize) -> Option<&[u8]> {
-        if self.filled - self.at < size {
-            self.read_on(file, size)?;
-        }
-        self.at += size;
-        self.bytes.get(self.at - size..self.at)
-    }
-
-    #[cold]
-    fn read_on(&mut self, file: &PlainFile, size: usize) -> Option<()> {
-        self.from += self.at as u64;
-        (self.at, self.filled) = (0, 0);
-        if self.bytes.len() < GOLDEN.max(size) {
-            self.bytes.resize(GOLDEN.max(size), 0);
-        }
-        self.filled = file.read_at(&mut self.bytes, self.from).ok().filter(|read| *read >= size)?;
-        Some(())
-    }
 }
 
 /// What a run of frames gave.
@@ -122,10 +53,7 @@ pub(super) struct Piece {
     /// Counts of what left the serial way.
     totals: Totals,
     needs_care: bool,
-    /// The golden, as far as it was read.
-    golden: Read,
-    /// The latest time stamp of the golden.
-    golden_last: u64,
+    golden: Stretch,
     records: Records,
 }
 
@@ -159,16 +87,12 @@ impl<'a, 'scope> Collector<'a, 'scope> {
 
     /// The time of the golden's last frame, 0 without a golden; none if it holds frames that did not leave.
     pub(super) fn golden_end(&self) -> Option<Nanos> {
-        match &self.golden {
-            Some(golden) if golden.at(self.emitted) != golden.file.size() => None,
-            Some(golden) => Some(golden.last),
-            None => Some(Nanos(0)),
-        }
+        self.golden.as_ref().map_or(Some(Nanos(0)), |golden| golden.end_after(self.emitted))
     }
 
     /// The result of the comparison with the golden, if there is one: as far as it is made here all is equal.
     pub(super) fn comparison(&self) -> Option<Comparison> {
-        self.golden.as_ref().map(|golden| Comparison::equal(self.emitted.frames, golden.learner.counts()))
+        self.golden.as_ref().map(|golden| golden.comparison(self.emitted))
     }
 
     /// Counts of what left.
@@ -195,48 +119,6 @@ impl<'a, 'scope> Collector<'a, 'scope> {
         };
         options.contains(&TOA) || is_first()
     }
-
-    /// Whether the golden's next frame is this one.
-    #[inline(always)]
-    fn agrees(&self, golden: &Golden, piece: &mut Piece, leaving: Leaving<'_>) -> Agreement {
-        let len = leaving.len();
-        let start = golden.file.record_head();
-        let Some(record) = piece.golden.next(&golden.file, start + len) else { return Agreement::No };
-        let Some(head) = golden.file.head(record) else { return Agreement::No };
-        piece.golden_last = piece.golden_last.max(head.stamp);
-        // A length on the wire below what was captured is that of what was captured.
-        if head.len as usize != len || head.wire_len.max(head.len) != len as u32 + leaving.frame.cut {
-            return Agreement::No;
-        }
-        let expected = &record[start..];
-        if leaving.frame.late && Nanos(golden.file.time(&head).0.abs_diff(leaving.frame.time.0)) > LATE_TIME {
-            return Agreement::No;
-        }
-        let drawn = leaving.frame.drawn;
-        if leaving.equals(expected) {
-            // The golden's draws are the engine's own.
-            let agrees = drawn.is_empty() || golden.learner.see(expected, expected, drawn);
-            return if agrees { Agreement::Yes } else { Agreement::No };
-        }
-        if drawn.is_empty() {
-            return Agreement::No;
-        }
-        learned(golden, expected, leaving.to_vec(), leaving.frame).map_or(Agreement::No, Agreement::Learned)
-    }
-}
-
-/// Whether what left is what the golden has.
-enum Agreement {
-    No,
-    Yes,
-    /// These bytes are, which have the golden's draws.
-    Learned(Vec<u8>),
-}
-
-/// The frame with the golden's draws, if it differs in nothing else. Apart from what is done for every frame.
-#[cold]
-fn learned(golden: &Golden, expected: &[u8], whole: Vec<u8>, frame: EmittedFrame<'_>) -> Option<Vec<u8>> {
-    golden.learner.take_over(expected, &EmittedFrame { bytes: &whole, ..frame })
 }
 
 impl Sink for Collector<'_, '_> {
@@ -251,8 +133,7 @@ impl Sink for Collector<'_, '_> {
             piece.records = Records::new(behind.buffer(), at);
         }
         if let Some(golden) = &self.golden {
-            let spare = self.spare.lock().ok().and_then(|mut spare| spare.pop()).unwrap_or_default();
-            piece.golden = spare.going_on_at(golden.at(before));
+            piece.golden = golden.begin(before);
         }
         piece
     }
@@ -276,7 +157,7 @@ impl Sink for Collector<'_, '_> {
         if let Some(golden) = &self.golden
             && !piece.needs_care
         {
-            match self.agrees(golden, piece, leaving) {
+            match golden.agrees(&mut piece.golden, leaving) {
                 Agreement::Yes => {}
                 Agreement::No => piece.needs_care = true,
                 Agreement::Learned(bytes) => learned = Some(bytes),
@@ -312,10 +193,8 @@ impl Sink for Collector<'_, '_> {
             let at = records.at();
             behind.write(scope, records.into_bytes(), at);
         }
-        if self.golden.is_some()
-            && let Ok(mut spare) = self.spare.lock()
-        {
-            spare.push(std::mem::take(&mut piece.golden));
+        if let Some(golden) = &self.golden {
+            golden.end(std::mem::take(&mut piece.golden));
         }
     }
 
@@ -332,9 +211,5 @@ impl Sink for Collector<'_, '_> {
         self.totals.link += piece.totals.link;
         self.totals.icmp_errors += piece.totals.icmp_errors;
         self.needs_care |= piece.needs_care;
-        if let Some(golden) = &mut self.golden {
-            let last = golden.file.time(&RecordHead { stamp: piece.golden_last, len: 0, wire_len: 0 });
-            golden.last = golden.last.max(last);
-        }
     }
 }

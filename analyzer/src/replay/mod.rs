@@ -11,6 +11,7 @@ mod demands;
 mod destination;
 mod frames;
 mod golden_file;
+mod golden_pieces;
 mod golden_stream;
 mod load;
 mod one_by_one;

@@ -1,6 +1,6 @@
 //! Most packets are like the one before them: then what they have in common is compared, a few words, instead of being read anew.
 
-use super::lane::{Facts, Port};
+use super::lane::{Facts, Header, Port};
 use crate::config::InterfaceId;
 use crate::director::Arrival;
 
@@ -20,7 +20,7 @@ pub(super) struct Alike {
 
 impl Alike {
     /// Like a packet in lane to a service.
-    pub fn to(arrival: &Arrival<'_>, header: &[u8; 54], port: &Port, end: u16, facts: &Facts) -> Alike {
+    pub fn to(arrival: &Arrival<'_>, header: &Header, port: &Port, end: u16, facts: &Facts) -> Alike {
         let &Port { longest_frame, mtu, .. } = port;
         Alike { interface: arrival.interface, words: Alike::words(header), longest_frame, mtu, end, facts: *facts }
     }
@@ -28,7 +28,7 @@ impl Alike {
     /// What is the same in all of them: the Ethernet address that they go to, the type; that they are IPv4 without options and
     /// no fragments; the protocol, the address and the port that they go to.
     #[inline(always)]
-    fn words(header: &[u8; 54]) -> [u64; 4] {
+    fn words(header: &Header) -> [u64; 4] {
         const PLACES: [(usize, [u8; 8]); 4] = [
             (0, [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]),
             (12, [0xff, 0xff, 0xff, 0, 0, 0, 0, 0]),

@@ -1,7 +1,7 @@
 //! The stateless end of the parallel way: frames are made from packets and the choice of servers.
 
 use super::frames::{Emitted, Frames, Leaving, Sink};
-use super::lane::Lane;
+use super::lane::{Header, Lane};
 use super::way::{BindingWay, LINK_HEADER, LinkWay, Method, ServerWay, Ways, way_back};
 use super::word::Outcome;
 use crate::config::{InterfaceId, TunnelKind};
@@ -30,6 +30,8 @@ pub(super) struct Emitter<'a> {
     pub ways: &'a Ways,
     /// net.ipv4.vs.pmtu_disc.
     pub copy_dont_fragment: bool,
+    /// How many servers there are.
+    pub servers: usize,
 }
 
 /// What one thread needs while it emits.
@@ -91,14 +93,30 @@ pub(super) struct Part<'a, F> {
     pub lane: &'a Lane,
     /// What became of packets, by their place.
     pub found: &'a [AtomicU64],
-    /// How many servers there are.
-    pub servers: usize,
+}
+
+impl<'a, F: Frames> Part<'a, F> {
+    /// The packet with that number.
+    fn arrival(&self, number: usize) -> Option<Arrival<'a>> {
+        self.frames.arrival(self.number, number)
+    }
+
+    /// The last packet.
+    pub fn last(&self) -> Option<Arrival<'a>> {
+        self.arrival(self.numbers.end.checked_sub(1)?)
+    }
+
+    /// What became of the packet with that place.
+    #[inline(always)]
+    fn outcome(&self, place: usize) -> Option<Outcome> {
+        Some(Outcome::read(self.found.get(place)?.load(Ordering::Relaxed), self.found))
+    }
 }
 
 impl Emitter<'_> {
     /// Makes the frames of a part; returns the finished piece, and what passed each server.
     pub fn make<F: Frames, S: Sink>(&self, sink: &S, mut piece: S::Piece, part: &Part<'_, F>) -> (S::Piece, Vec<Passed>) {
-        let mut passing = Passing::new(part.servers);
+        let mut passing = Passing::new(self.servers);
         if self.ways.are_direct {
             self.emit_all::<F, S, true>(sink, &mut piece, part, &mut passing);
         } else {
@@ -118,8 +136,7 @@ impl Emitter<'_> {
     ) {
         let arrivals = part.frames.arrivals(part.number, part.numbers.clone());
         for ((number, arrival), place) in part.numbers.clone().zip(arrivals).zip(part.lane.places(&part.numbers)) {
-            if let (Some(arrival), Some(stored)) = (arrival, part.found.get(place)) {
-                let outcome = Outcome::read(stored.load(Ordering::Relaxed), part.found);
+            if let (Some(arrival), Some(outcome)) = (arrival, part.outcome(place)) {
                 self.emit::<S, DIRECT>(sink, piece, (part.number, number), &arrival, outcome, passing);
             }
         }
@@ -140,7 +157,7 @@ impl Emitter<'_> {
         let Some((&BindingWay { server, service, .. }, way)) = self.ways.server_of(binding) else { return };
         let forwarded = Forwarded { service, server, new: opens };
         // Every frame in lane has so many bytes, and its packet all of its own.
-        let Some(header) = frame.first_chunk::<54>() else { return };
+        let Some(header) = frame.first_chunk() else { return };
         let v4 = header[12..14] == [8, 0];
         let len = if v4 { word_at(header, 16) } else { word_at(header, 18) + 40 };
         let Some(packet) = frame.get(ETHERNET..ETHERNET + len) else { return };
@@ -275,14 +292,9 @@ impl Emitter<'_> {
         Outer { source, destination, id: 0, gue_source_port: 0, copy_dont_fragment }
     }
 
-    /// How much the packets of a part within a range make, before they are made; `outcome` is asked by their place.
-    pub fn measure<'a>(
-        &self,
-        lane: &Lane,
-        numbers: &Range<usize>,
-        outcome: impl Fn(usize) -> Outcome,
-        arrival: impl Fn(usize) -> Option<Arrival<'a>>,
-    ) -> Emitted {
+    /// How much the packets of a part make, before they are made.
+    pub fn measure<F: Frames>(&self, part: &Part<'_, F>) -> Emitted {
+        let Part { lane, numbers, .. } = part;
         if let Some(added) = self.ways.added
             && lane.len == numbers.len()
         {
@@ -295,11 +307,11 @@ impl Emitter<'_> {
             emitted.frames += 1;
             emitted.bytes += u64::from(item.len);
             emitted.bytes += self.ways.added.unwrap_or_else(|| {
-                let outcome = outcome(place);
+                let Some(outcome) = part.outcome(place) else { return 0 };
                 if !outcome.answer {
                     return self.ways.server_of(outcome.binding).map_or(0, |(_, way)| way.added());
                 }
-                let link = arrival(item.number as usize).and_then(|arrival| {
+                let link = part.arrival(item.number as usize).and_then(|arrival| {
                     let client = Headers::of(arrival.frame.get(ETHERNET..)?).ok()?.destination;
                     back.get(self.host, client, arrival.interface)
                 });
@@ -319,7 +331,7 @@ fn leave<S: Sink>(sink: &S, piece: &mut S::Piece, (part, number): (usize, usize)
 
 /// Two bytes as a number.
 #[inline(always)]
-fn word_at(header: &[u8; 54], at: usize) -> usize {
+fn word_at(header: &Header, at: usize) -> usize {
     usize::from(u16::from_be_bytes([header[at], header[at + 1]]))
 }
 

@@ -46,9 +46,9 @@ use schedule::Scheduling;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use way::{Plan, source_is_good, way_back};
-use word::{LONGEST_RUN, Outcome};
+use word::LONGEST_RUN;
 
 /// What batch does at a moment, for whoever takes the time: the engine has no clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,80 +369,64 @@ impl Batch {
             let stretch = fullnat::Stretch { frames, lanes, starts, range, found, hands };
             return fullnat::run(director, plan, &stretch, sink, emitted, stage);
         }
-        let (Some((_, Composition::Linux(plan))), Some(parts)) = (&mut self.plan, self.director.parallel_parts()) else {
+        let (Some((_, Composition::Linux(plan))), Some(director)) = (&mut self.plan, self.director.parallel_parts()) else {
             return 0;
         };
         stage(Stage::Track);
-        plan.ways.learn(&plan.ends, parts.ipvs);
+        plan.ways.learn(&plan.ends, director.ipvs);
+        let found = &self.found[..];
         let context = Context {
             ends: &plan.ends,
             ways: &plan.ways,
-            rules: parts.ipvs.state_rules(),
+            rules: director.ipvs.state_rules(),
             sloppy: plan.sloppy,
-            counts: plan.ways.numbers().any(|service| parts.ipvs.scheduler_looks_at_counts(service)),
-            found: &self.found,
+            counts: plan.ways.numbers().any(|service| director.ipvs.scheduler_looks_at_counts(service)),
+            found,
             hands,
         };
         let mut stretch = Stretch { lanes: &self.lanes, starts: &self.starts, range };
-        let done = run::track(parts.ipvs, &stretch, &context, &mut self.runs);
+        let done = run::track(director.ipvs, &stretch, &context, &mut self.runs);
         if done == 0 {
             return 0;
         }
         stretch.range.end = stretch.range.start + done;
-        let events = run::events(&stretch, &context, &self.runs);
+        let mut events = run::events(&stretch, &context, &self.runs).into_iter();
         stage(Stage::Schedule);
-        let range = stretch.range;
-        let part_of = |number: usize| self.starts.partition_point(|start| *start <= number).saturating_sub(1);
-        let (first_part, last_part) = (part_of(range.start), part_of(range.end - 1));
-        let last = frames.arrival(last_part, range.end - 1 - self.starts[last_part]);
-        let until = last.map_or(Nanos(0), |arrival| arrival.time);
-        let copy_dont_fragment = parts.ipvs.sysctls().vs.pmtu_disc;
-        let servers = parts.ipvs.services.servers.len();
-        let emitter = Emitter { host: parts.host, ways: &plan.ways, copy_dont_fragment };
-        let (starts, found) = (&self.starts[..], &self.found[..]);
-        let outcome = |place: usize| Outcome::read(found.get(place).map_or(0, |word| word.load(Ordering::Relaxed)), found);
-        let numbers = |part: usize| {
-            let len = frames.part_len(part);
-            range.start.saturating_sub(starts[part]).min(len)..(range.end - starts[part]).min(len)
+        let part = |part| Part { frames, number: part, numbers: stretch.frames(part), lane: &self.lanes[part], found };
+        let parts: Vec<Part<'_, F>> = stretch.parts().map(part).collect();
+        let emitter = Emitter {
+            host: director.host,
+            ways: &plan.ways,
+            copy_dont_fragment: director.ipvs.sysctls().vs.pmtu_disc,
+            servers: director.ipvs.services.servers.len(),
         };
-        let mut scheduling = Scheduling::new(parts.ipvs, &context, parts.draws, &mut self.runs, until);
-        let mut events = events.into_iter();
+        let until = parts.last().and_then(Part::last).map_or(Nanos(0), |arrival| arrival.time);
+        let mut scheduling = Scheduling::new(director.ipvs, &context, director.draws, &mut self.runs, until);
         if plan.ways.added.is_none() {
             // How much leaves depends on servers.
             events.by_ref().for_each(|events| scheduling.go_on(&events));
         }
-        let measured = context.hands.map(first_part..last_part + 1, |part| {
-            let arrival = |number| frames.arrival(part, number);
-            emitter.measure(&self.lanes[part], &numbers(part), outcome, arrival)
-        });
-        let mut before = Vec::with_capacity(measured.len());
-        for part in measured {
-            before.push(*emitted);
-            emitted.frames += part.frames;
-            emitted.bytes += part.bytes;
-        }
+        let measured = hands.map(0..parts.len(), |index| emitter.measure(&parts[index]));
         let shared: &S = sink;
-        let mut pieces: Vec<Option<(S::Piece, Vec<Passed>)>> = before.iter().map(|_| None).collect();
-        let make = |index: usize, made: &mut Option<(S::Piece, Vec<Passed>)>| {
-            let part = first_part + index;
-            let place = Part { frames, number: part, numbers: numbers(part), lane: &self.lanes[part], found, servers };
-            *made = Some(emitter.make(shared, shared.piece(before[index]), &place));
-        };
-        let make = &make;
-        context.hands.tasks(|tasks| {
-            for (index, made) in pieces.iter_mut().enumerate() {
+        let mut pieces: Vec<Option<(S::Piece, Vec<Passed>)>> = measured.iter().map(|_| None).collect();
+        let emitter = &emitter;
+        hands.tasks(|tasks| {
+            for ((part, measured), made) in parts.iter().zip(measured).zip(&mut pieces) {
                 if let Some(events) = events.next() {
                     scheduling.go_on(&events);
                 }
+                let before = *emitted;
                 // Its servers are chosen; while its frames are made those of the next part are.
-                tasks.add(move || make(index, made));
+                tasks.add(move || *made = Some(emitter.make(shared, shared.piece(before), part)));
+                emitted.frames += measured.frames;
+                emitted.bytes += measured.bytes;
             }
             scheduling.finish();
             stage(Stage::Rewrite);
         });
         for (piece, passed) in pieces.into_iter().flatten() {
             sink.collect(piece);
-            parts.ipvs.services.count(&passed);
+            director.ipvs.services.count(&passed);
         }
         done
     }

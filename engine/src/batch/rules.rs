@@ -6,7 +6,7 @@
 //! harmless, is left to the serial director: here only what is plain is decided, never what is right.
 
 use super::alike::Alike;
-use super::lane::{Ends, Item, Port};
+use super::lane::{Ends, Header, Item, Port};
 use crate::config::{InterfaceId, Protocol};
 use crate::director::Arrival;
 use crate::track::ClientHash;
@@ -60,7 +60,8 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
     ) -> Option<Item> {
         let frame = arrival.frame;
         let port = self.ports.get(usize::from(arrival.interface.0)).filter(|port| port.open)?;
-        let header = frame.first_chunk::<54>()?; // Ethernet, IPv4 and TCP, or Ethernet and IPv6.
+        let (header, behind) = frame.split_first_chunk()?;
+        let header: &Header = header;
         if header[..6] != port.mac.0 || arrival.wire_len as usize != frame.len() || frame.len() > port.longest_frame {
             return None;
         }
@@ -88,7 +89,7 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
                 if header[21] < 2 {
                     return None;
                 }
-                let (ports, flags) = self.transport(frame.get(54..)?.get(..payload)?, header[20], payload)?;
+                let (ports, flags) = self.transport(behind.get(..payload)?, header[20], payload)?;
                 let source = u128::from_be_bytes(*header[22..].first_chunk()?);
                 let destination = u128::from_be_bytes(*header[38..].first_chunk()?);
                 let client = |client: u128| {
@@ -107,7 +108,7 @@ impl<G: Fn(IpAddr, InterfaceId) -> bool, W: Fn(IpAddr, InterfaceId) -> Option<u3
     #[inline(always)]
     pub fn item_alike(&self, number: u32, arrival: &Arrival<'_>, alike: &Alike, v4: &mut Known<u32>) -> Option<Item> {
         let frame = arrival.frame;
-        let header = frame.first_chunk::<54>()?;
+        let header: &Header = frame.first_chunk()?;
         let len = u16::from_be_bytes([header[16], header[17]]);
         let transport = usize::from(len).checked_sub(20)?;
         let whole = arrival.wire_len as usize == frame.len() && ETHERNET + usize::from(len) <= frame.len();
@@ -243,7 +244,7 @@ fn is_apart(port: u16) -> bool {
 /// Whether the checksum of the IPv4 header without options is right (RFC 1071: the sum of its words, carries added, is all ones,
 /// in whichever order the bytes of a word are read).
 #[inline(always)]
-fn checksum_is_right(header: &[u8; 54]) -> bool {
+fn checksum_is_right(header: &Header) -> bool {
     let word = |at: usize| u64::from(u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
     let sum = word(14) + word(18) + word(22) + word(26) + word(30);
     let sum = (sum >> 32) + (sum & 0xffff_ffff);

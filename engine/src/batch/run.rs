@@ -82,7 +82,7 @@ struct Segment<'a> {
 
 impl Stretch<'_> {
     /// The parts that the run has frames of.
-    fn parts(&self) -> Range<usize> {
+    pub fn parts(&self) -> Range<usize> {
         if self.range.is_empty() {
             return 0..0;
         }
@@ -90,12 +90,19 @@ impl Stretch<'_> {
         part_of(self.range.start)..part_of(self.range.end - 1) + 1
     }
 
+    /// Which of a part's frames are in the run.
+    pub fn frames(&self, part: usize) -> Range<usize> {
+        let start = self.starts.get(part).copied().unwrap_or(0);
+        let len = self.lanes.get(part).map_or(0, Lane::frames);
+        let in_part = |number: usize| number.saturating_sub(start).min(len);
+        in_part(self.range.start)..in_part(self.range.end)
+    }
+
     /// Which numbers in the run a part's packets have.
     fn numbers(&self, part: usize) -> Range<u32> {
-        let start = self.starts.get(part).copied().unwrap_or(0);
-        let end = start + self.lanes.get(part).map_or(0, Lane::frames);
-        let in_run = |number: usize| (number.clamp(self.range.start, self.range.end) - self.range.start) as u32;
-        in_run(start)..in_run(end)
+        let (start, frames) = (self.starts.get(part).copied().unwrap_or(0), self.frames(part));
+        let in_run = |number: usize| (start + number).saturating_sub(self.range.start) as u32;
+        in_run(frames.start)..in_run(frames.end)
     }
 
     /// The packets of one shard within the run.

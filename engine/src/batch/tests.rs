@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::net::IpAddr;
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const FRONT: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
 const BACK: MacAddr = MacAddr([2, 0, 0, 0, 2, 0]);
