@@ -9,14 +9,14 @@ use crate::director::Arrival;
 use crate::link::Host;
 use crate::output::EmittedFrame;
 use crate::packet::Headers;
-use crate::rewrite::edit::{ChangeV4, Edit};
+use crate::rewrite::edit::Edit;
 use crate::rewrite::hop_of_right;
 use crate::rewrite::nat::{self, Change, End};
 use crate::rewrite::tunnel::{self, Outer};
 use crate::time::Nanos;
 use crate::track::Passed;
 use crate::verdict::{Forwarded, Verdict};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -188,13 +188,15 @@ impl Emitter<'_> {
         };
         match &way.method {
             Method::Dr => leaves(piece, way.link.header.bytes(), Edit::hop(first), way.link.interface),
-            Method::Nat(address, port) if !DIRECT => {
-                let to = (*address, *port);
-                let Some((link, end, address, port)) = self.translation(&way.link, to, packet, answers, &mut passing.back) else {
-                    return;
+            Method::Nat { v4: Some(translations), .. } if !DIRECT => {
+                let (link, translation) = if answer {
+                    let client = Ipv4Addr::new(first[16], first[17], first[18], first[19]);
+                    let Some(link) = passing.back.get(self.host, client.into(), arrival.interface) else { return };
+                    (link, &translations.answer)
+                } else {
+                    (&way.link, &translations.request)
                 };
-                let IpAddr::V4(address) = address else { return };
-                let edit = Edit::translate(first, first[9] == 17, ChangeV4 { end, address, port });
+                let edit = Edit::translate(first, first[9] == 17, translation);
                 leaves(piece, link.header.bytes(), edit, link.interface);
             }
             Method::Tunnel { prefix: Some(prefix), .. } if !DIRECT && self.copy_dont_fragment && first[6] & 0x40 != 0 => {
@@ -207,7 +209,7 @@ impl Emitter<'_> {
                 let head = head.get(..start + prefix.len()).unwrap_or_default();
                 leaves(piece, head, Edit::hop(first), way.link.interface);
             }
-            Method::Nat(..) | Method::Tunnel { .. } => {
+            Method::Nat { .. } | Method::Tunnel { .. } => {
                 self.emit_other(sink, piece, place, arrival.time, (frame, len), (way, answers, verdict), passing);
             }
         }
@@ -238,7 +240,7 @@ impl Emitter<'_> {
                 hop_of_right(&mut head[used - ip..used]);
                 (&head[..used], &packet[ip..], way.link.interface)
             }
-            Method::Nat(address, port) => {
+            Method::Nat { address, port, .. } => {
                 let transport = ip + if packet.get(if v4 { 9 } else { 6 }) == Some(&6) { 20 } else { 8 };
                 let Some((link, end, address, port)) = self.translation(&way.link, (address, port), packet, answers, back) else {
                     return;
@@ -271,7 +273,6 @@ impl Emitter<'_> {
 
     /// By which way a packet leaves that NAT translates, and which end of it gets which address and port: the real server's, or of
     /// an answer, whose service and place of arrival are given then, the service's.
-    #[inline(always)]
     fn translation<'w>(
         &self,
         link: &'w LinkWay,

@@ -1,7 +1,7 @@
 //! The serial stage of a run: new connections get their servers in the order of their packets, and what expired meanwhile ends
 //! in its place between them.
 
-use super::run::{Context, ShardRun};
+use super::run::{Context, ShardRun, TOGETHER};
 use super::way::Ways;
 use super::word::Word;
 use crate::draws::Draws;
@@ -175,13 +175,21 @@ impl Counts<'_> {
 fn bind(ipvs: &mut Ipvs, context: &Context<'_>, runs: &mut [ShardRun]) {
     let (shards, bindings) = ipvs.shards_mut();
     context.hands.pairs(shards, runs, |_, shard, run| {
-        for opened in &run.opened {
-            let outcome = context.found.get(opened.place as usize);
-            if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {
-                entry.binding = Word(outcome.load(Ordering::Relaxed)).binding();
+        for opened in run.opened.chunks(TOGETHER) {
+            let mut fingerprints = [None; TOGETHER];
+            for (opened, fingerprint) in opened.iter().zip(&mut fingerprints) {
+                let outcome = context.found.get(opened.place as usize);
+                if let (Some(entry), Some(outcome)) = (shard.at(opened.slot), outcome) {
+                    entry.binding = Word(outcome.load(Ordering::Relaxed)).binding();
+                }
+                if context.ways.service(opened.end).is_some_and(|service| service.nat) {
+                    *fingerprint = shard.seek_server(opened.slot, bindings);
+                }
             }
-            if context.ways.service(opened.end).is_some_and(|service| service.nat) {
-                shard.index_server(opened.slot, bindings);
+            for (opened, fingerprint) in opened.iter().zip(fingerprints) {
+                if let Some(fingerprint) = fingerprint {
+                    shard.index_server(opened.slot, fingerprint, bindings);
+                }
             }
         }
     });

@@ -5,10 +5,12 @@ use crate::config::{ForwardingMethod, InterfaceId, Protocol, SchedulerKind, Serv
 use crate::link::Host;
 use crate::link::route::Way;
 use crate::packet::ethernet::ether_type;
+use crate::rewrite::edit::{ChangeV4, Translation};
+use crate::rewrite::nat;
 use crate::rewrite::tunnel::{self, Prefix};
 use crate::time::Nanos;
 use crate::track::{Binding, Ipvs, Server, Service};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Room for the longest link header: Ethernet with a stack of VLAN tags.
 pub(super) const LINK_HEADER: usize = (14 + 4 * crate::packet::ethernet::MAX_TAGS).next_multiple_of(16);
@@ -56,11 +58,27 @@ pub(super) struct ServerWay {
 pub(super) enum Method {
     /// Nothing but the link header and the hop.
     Dr,
-    /// They get that address and port.
-    Nat(IpAddr, u16),
+    /// They get that address and port. Those of IPv4 are translated so, and their answers.
+    Nat { address: IpAddr, port: u16, v4: Option<ThereAndBack> },
     /// They go into a tunnel, from that address of ours to that of the server; if what stands before them was made already, with
     /// that.
     Tunnel { tunnel: Tunnel, source: IpAddr, destination: IpAddr, prefix: Option<Prefix> },
+}
+
+/// How packets between clients and a real server are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ThereAndBack {
+    pub request: Translation,
+    pub answer: Translation,
+}
+
+impl ThereAndBack {
+    /// Of a service's address and port, host order, and the real server's.
+    fn between(service: (Ipv4Addr, u16), server: (Ipv4Addr, u16)) -> ThereAndBack {
+        let to = |end, (address, port)| ChangeV4 { end, address, port };
+        let request = Translation::of(service, to(nat::End::Destination, server));
+        ThereAndBack { request, answer: Translation::of(server, to(nat::End::Source, service)) }
+    }
 }
 
 impl ServerWay {
@@ -68,7 +86,7 @@ impl ServerWay {
     pub fn added(&self) -> u64 {
         let tunnel = match self.method {
             Method::Tunnel { tunnel, destination, .. } => tunnel::overhead(tunnel, destination.is_ipv4()),
-            Method::Dr | Method::Nat(..) => 0,
+            Method::Dr | Method::Nat { .. } => 0,
         };
         (self.link.header.len + tunnel) as u64
     }
@@ -79,7 +97,7 @@ impl ServerWay {
             Method::Tunnel { tunnel, destination, .. } => {
                 self.link.mtu.saturating_sub(tunnel::overhead(tunnel, destination.is_ipv4()) as u32)
             }
-            Method::Dr | Method::Nat(..) => self.link.mtu,
+            Method::Dr | Method::Nat { .. } => self.link.mtu,
         }
     }
 }
@@ -192,6 +210,11 @@ impl Plan {
             let place = services.len() as u16;
             for (index, server) in service.list.iter().enumerate() {
                 plan.ways.places[*server as usize] = Some((place, index as u16));
+                if let (IpAddr::V4(own), Some(way)) = (end.0, &mut plan.ways.servers[*server as usize])
+                    && let Method::Nat { address: IpAddr::V4(address), port, v4 } = &mut way.method
+                {
+                    *v4 = Some(ThereAndBack::between((own, end.1), (*address, *port)));
+                }
             }
             plan.ways.faces[number] = way.nat.then_some((end.0, end.1));
             services.push((end, way));
@@ -203,7 +226,7 @@ impl Plan {
             .flat_map(|(end, way)| {
                 let list = ipvs.services.all.get(way.number as usize).map_or(&[][..], |service| &service.list);
                 list.iter().filter_map(|number| plan.ways.server(*number)).filter_map(|way| match way.method {
-                    Method::Nat(address, port) => Some((address, port, end.2)),
+                    Method::Nat { address, port, .. } => Some((address, port, end.2)),
                     Method::Dr | Method::Tunnel { .. } => None,
                 })
             })
@@ -251,7 +274,7 @@ impl Plan {
                 && server.settings.upper_threshold == 0
                 && !server.overloaded
                 && server.key.address.is_ipv4() == address.is_ipv4();
-            let translated = matches!(way.method, Method::Nat(..));
+            let translated = matches!(way.method, Method::Nat { .. });
             if !usable || *nat.get_or_insert(translated) != translated {
                 return None;
             }
@@ -332,7 +355,7 @@ impl Ways {
             .place(&(binding.virtual_address, binding.virtual_port, protocol))
             .filter(|end| usize::from(*end) < ends.services);
         let way = self.server(server);
-        let nat = matches!(way, Some(ServerWay { method: Method::Nat(..), .. }));
+        let nat = matches!(way, Some(ServerWay { method: Method::Nat { .. }, .. }));
         let answers = ends
             .place(&(binding.server_address, binding.server_port, protocol))
             .filter(|place| binding.method == ForwardingMethod::Nat && usize::from(*place) >= ends.services);
@@ -340,7 +363,7 @@ impl Ways {
         let service = end.and_then(|end| self.service(end)).filter(|service| service.number == binding.service);
         let as_bound = way.is_some_and(|way| match way.method {
             Method::Dr => binding.method == ForwardingMethod::Dr,
-            Method::Nat(address, port) => {
+            Method::Nat { address, port, .. } => {
                 binding.method == ForwardingMethod::Nat && (address, port) == (binding.server_address, binding.server_port)
             }
             Method::Tunnel { tunnel, .. } => binding.method == ForwardingMethod::Tunnel(tunnel),
@@ -376,7 +399,7 @@ fn way_to(host: &Host, server: &Server) -> Option<ServerWay> {
     let link = link_way(host, address)?;
     let method = match server.settings.method {
         ForwardingMethod::Dr => Method::Dr,
-        ForwardingMethod::Nat if server.key.port != 0 => Method::Nat(address, server.key.port),
+        ForwardingMethod::Nat if server.key.port != 0 => Method::Nat { address, port: server.key.port, v4: None },
         // The source port of GUE is a draw.
         ForwardingMethod::Tunnel(tunnel) if !matches!(tunnel.kind, TunnelKind::Gue { .. }) => {
             let Way::Out(hop) = host.routes.lookup(address) else { return None };

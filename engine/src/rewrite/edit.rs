@@ -33,6 +33,31 @@ pub struct ChangeV4 {
     pub port: u16,
 }
 
+/// A translation of TCP and UDP packets that had the same address and port before, worked out once for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// To be combined with the second and the third word, in which addresses and ports stand.
+    words: [u64; 2],
+    /// What the change adds to a sum over the address, and to one over address and port.
+    address: u16,
+    both: u16,
+}
+
+impl Translation {
+    /// Of packets that had that address and port (host order) at that end.
+    pub fn of(old: (Ipv4Addr, u16), change: ChangeV4) -> Translation {
+        let ((old, old_port), new, new_port) = ((u32::from(old.0), old.1), u32::from(change.address), change.port);
+        let address = Sum::new().double(!old).double(new);
+        let both = address.replace_word(old_port, new_port).folded();
+        let (changed, changed_port) = (u64::from((old ^ new).swap_bytes()), u64::from((old_port ^ new_port).swap_bytes()));
+        let words = match change.end {
+            End::Source => [changed << 32, changed_port << 32],
+            End::Destination => [0, changed | changed_port << 48],
+        };
+        Translation { words, address: address.folded(), both }
+    }
+}
+
 #[inline(always)]
 fn words(bytes: &First) -> [u64; WORDS] {
     // Written out, as below: of loops the compiler makes vectors that wait for each other.
@@ -47,12 +72,6 @@ fn words(bytes: &First) -> [u64; WORDS] {
 #[inline(always)]
 fn double(words: &[u64; WORDS], at: usize) -> u16 {
     ((words[at / 8] >> (8 * (at % 8))) as u16).swap_bytes()
-}
-
-/// The four bytes at a place of the words that is a multiple of four, in network order.
-#[inline(always)]
-fn quad(words: &[u64; WORDS], at: usize) -> u32 {
-    ((words[at / 8] >> (8 * (at % 8))) as u32).swap_bytes()
 }
 
 impl Edit {
@@ -70,25 +89,18 @@ impl Edit {
 
     /// One hop less, and an end of TCP (`udp` false) or UDP gets another address and port (section 6.6a).
     #[inline(always)]
-    pub fn translate(packet: &First, udp: bool, change: ChangeV4) -> Edit {
+    pub fn translate(packet: &First, udp: bool, translation: &Translation) -> Edit {
         let words = words(packet);
-        let (address_at, port_at) = match change.end {
-            End::Source => (12, 20),
-            End::Destination => (16, 22),
-        };
-        let old = quad(&words, address_at);
-        let new = u32::from(change.address);
-        let old_port = double(&words, port_at);
         let mut edit = Edit::hop(packet);
         let hopped = double(&words, 10) ^ double(&edit.words, 10);
-        let check = Sum::of_field(hopped).double(!old).double(new).checksum();
+        let check = Sum::of_field(hopped).word(translation.address).checksum();
         // Computed from scratch a checksum is never all ones.
         edit.change(10, hopped, if check == 0xffff { 0 } else { check });
-        edit.words[address_at / 8] ^= u64::from((old ^ new).swap_bytes()) << (8 * (address_at % 8));
-        edit.change(port_at, old_port, change.port);
+        edit.words[1] ^= translation.words[0];
+        edit.words[2] ^= translation.words[1];
         let check_at = 20 + if udp { crate::packet::udp::CHECKSUM_AT } else { crate::packet::tcp::CHECKSUM_AT };
         let check = double(&words, check_at);
-        let sum = Sum::of_field(check).double(!old).double(new).replace_word(old_port, change.port);
+        let sum = Sum::of_field(check).word(translation.both);
         edit.change(check_at, check, if udp { sum.udp_checksum() } else { sum.checksum() });
         edit
     }
@@ -168,7 +180,11 @@ mod tests {
             let mut in_place = before;
             hop_of_right(&mut in_place);
             translate_right(&mut in_place, Change { end, address: address.into(), port: Some(port) });
-            let edit = Edit::translate(&before, udp, ChangeV4 { end, address: address.into(), port });
+            let (address_at, port_at) = if source { (12, 20) } else { (16, 22) };
+            let old: [u8; 4] = before[address_at..address_at + 4].try_into().unwrap();
+            let old = (old.into(), u16::from_be_bytes([before[port_at], before[port_at + 1]]));
+            let translation = Translation::of(old, ChangeV4 { end, address: address.into(), port });
+            let edit = Edit::translate(&before, udp, &translation);
             prop_assert_eq!(edit.apply(&before), in_place);
             prop_assert!(edit.gives(&before, &in_place));
             in_place[at] ^= flip;

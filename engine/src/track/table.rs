@@ -367,22 +367,30 @@ impl Shard {
         let Some(entry) = self.slab.get(slot) else { return };
         let key = self.client_key(slot, entry, bindings.get(entry.binding));
         self.by_client.insert(key.fingerprint(), slot);
-        self.index_server(slot, bindings);
+        if let Some(fingerprint) = self.seek_server(slot, bindings) {
+            self.index_server(slot, fingerprint, bindings);
+        }
     }
 
-    /// Indexes an entry by its server, when it became known after the entry was added.
-    pub fn index_server(&mut self, slot: u32, bindings: &Bindings) {
-        let Some(entry) = self.slab.get(slot) else { return };
+    /// By what answers of an entry's server are found, when it became known after the entry was added: none if they are not
+    /// translated. Memory is asked for where that belongs.
+    pub fn seek_server(&self, slot: u32, bindings: &Bindings) -> Option<Fingerprint> {
+        let entry = self.slab.get(slot)?;
         let binding = bindings.get(entry.binding);
-        if is_translated(entry, binding) {
-            let key = self.server_key(slot, entry, binding);
-            let fingerprint = key.fingerprint();
-            if !self.ambiguous {
-                let same = |slot: u32, entry: &Entry| self.is_servers(slot, entry, bindings.get(entry.binding), &key);
-                self.ambiguous = self.find_server(fingerprint, same).is_some();
-            }
-            self.by_server.insert(fingerprint, slot);
+        let fingerprint = is_translated(entry, binding).then(|| self.server_key(slot, entry, binding).fingerprint())?;
+        self.by_server.prefetch(fingerprint);
+        Some(fingerprint)
+    }
+
+    /// Indexes an entry by its server, with what [`Shard::seek_server`] said.
+    pub fn index_server(&mut self, slot: u32, fingerprint: Fingerprint, bindings: &Bindings) {
+        let Some(entry) = self.slab.get(slot) else { return };
+        if !self.ambiguous {
+            let key = self.server_key(slot, entry, bindings.get(entry.binding));
+            let same = |slot: u32, entry: &Entry| self.is_servers(slot, entry, bindings.get(entry.binding), &key);
+            self.ambiguous = self.find_server(fingerprint, same).is_some();
         }
+        self.by_server.insert(fingerprint, slot);
     }
 
     fn unindex(&mut self, slot: u32, bindings: &Bindings) {
