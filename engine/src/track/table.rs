@@ -15,8 +15,9 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How many shards there are: enough for many threads to be done at about the same time, and few enough that a window has many
-/// packets for each.
+/// How many shards there are: enough for threads to be done at about the same time, and few enough that a window has many packets
+/// for each, and that a processor's first cache holds the ends of all their lists while packets are put to them
+/// (docs/benchmarks.md). More threads than this follow packets no faster.
 pub const SHARDS: usize = 16;
 
 /// Where the shard's number stands in a generation.
