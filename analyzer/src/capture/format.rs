@@ -205,7 +205,8 @@ fn without_fcs(len: u32, wire_len: u32, fcs_len: u32) -> (u32, u32) {
 }
 
 impl PcapFormat {
-    /// The same, of files as most are in words that are known beforehand: so what is done for each record is known to be less.
+    /// The same with constants in place of what nearly all files have alike, so that the compiler leaves out what those don't need;
+    /// none if this file differs.
     #[inline(always)]
     pub fn usual(self) -> Option<PcapFormat> {
         let PcapFormat { nanoseconds, .. } = self;

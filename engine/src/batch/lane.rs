@@ -13,7 +13,7 @@ use std::ops::Range;
 /// An address and port with its protocol: a service, or a real server as the source of answers.
 pub(super) type End = (IpAddr, u16, u8);
 
-/// The begin of a frame in lane, of which every one has so much: Ethernet, IPv4 and TCP, or Ethernet and IPv6.
+/// How every frame in lane begins: Ethernet, IPv4 and TCP, or Ethernet and IPv6. None is shorter.
 pub(super) type Header = [u8; 54];
 
 /// A packet in lane, as small as can be: there is one for each packet of a window.

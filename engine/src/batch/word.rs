@@ -83,7 +83,8 @@ impl Word {
     }
 }
 
-/// What became of a packet of a run.
+/// What became of a packet of a run, taken apart once: where its word is asked instead as it is needed, making a frame takes fifteen
+/// instructions more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// The binding of its connection.

@@ -184,45 +184,27 @@ impl Alignment<'_> {
     }
 
     fn missing(&self, index: usize, copy: Option<&Copy>) -> Finding {
-        let frame = self.expected.frame(index);
-        let name = format!("{} {}", self.options.expected_label, frame.number);
-        match copy {
+        let (label, frame) = (&self.options.expected_label, self.expected.frame(index));
+        let (kind, message) = match copy {
             Some(copy) => {
-                let message = format!(
-                    "{name}: repeats {} {}: expected {}, got {}",
-                    self.options.expected_label,
-                    self.expected.frame(copy.other).number,
-                    times(copy.count),
-                    times(copy.paired),
-                );
-                self.finding(FindingKind::Duplicated, Some(index), None, message)
+                let other = self.expected.frame(copy.other).number;
+                (FindingKind::Duplicated, repeats(label, (frame.number, other), copy.count, copy.paired))
             }
-            None => {
-                let message = format!("{name}: missing: {}", servers::frame_words(&frame));
-                self.finding(FindingKind::Missing, Some(index), None, message)
-            }
-        }
+            None => (FindingKind::Missing, format!("{label} {}: missing: {}", frame.number, servers::frame_words(&frame))),
+        };
+        self.finding(kind, Some(index), None, message)
     }
 
     fn unexpected(&self, index: usize, copy: Option<&Copy>) -> Finding {
-        let frame = self.actual.frame(index);
-        let name = format!("{} {}", self.options.actual_label, frame.number);
-        match copy {
+        let (label, frame) = (&self.options.actual_label, self.actual.frame(index));
+        let (kind, message) = match copy {
             Some(copy) => {
-                let message = format!(
-                    "{name}: repeats {} {}: expected {}, got {}",
-                    self.options.actual_label,
-                    self.actual.frame(copy.other).number,
-                    times(copy.paired),
-                    times(copy.count),
-                );
-                self.finding(FindingKind::Duplicated, None, Some(index), message)
+                let other = self.actual.frame(copy.other).number;
+                (FindingKind::Duplicated, repeats(label, (frame.number, other), copy.paired, copy.count))
             }
-            None => {
-                let message = format!("{name}: unexpected: {}", servers::frame_words(&frame));
-                self.finding(FindingKind::Unexpected, None, Some(index), message)
-            }
-        }
+            None => (FindingKind::Unexpected, format!("{label} {}: unexpected: {}", frame.number, servers::frame_words(&frame))),
+        };
+        self.finding(kind, None, Some(index), message)
     }
 
     fn finding(&self, kind: FindingKind, expected: Option<usize>, actual: Option<usize>, message: String) -> Finding {
@@ -296,6 +278,11 @@ impl Alignment<'_> {
         let actual = alone(|found| if let Found::Unexpected(index) = found { Some(*index) } else { None });
         Copies { expected: repeated(self.expected, &expected), actual: repeated(self.actual, &actual) }
     }
+}
+
+/// A frame is a copy of another one on its side; how often it is expected, and how often there.
+fn repeats(label: &str, (number, other): (u64, u64), expected: usize, got: usize) -> String {
+    format!("{label} {number}: repeats {label} {other}: expected {}, got {}", times(expected), times(got))
 }
 
 /// "once", "twice", "3 times".
