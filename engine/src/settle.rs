@@ -8,7 +8,7 @@
 use crate::draws::{Doubt, Draws};
 
 /// How many doubts before a difference are tried, and how many behind it.
-const NEAREST: usize = 8;
+pub const NEAREST: usize = 8;
 
 /// One replay, compared with the golden.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -119,19 +119,35 @@ pub struct Contradiction {
     pub field: DrawnField,
     /// The golden's value there.
     pub value: u64,
-    /// A frame with the value that the draw has elsewhere, and that value as it would stand in this field; `None`: the value
-    /// lies outside the range for such draws.
-    pub elsewhere: Option<(Pair, u64)>,
+    /// The number of an expected frame with the value that the draw has elsewhere, and that value as it would stand in this field;
+    /// `None`: the value lies outside the range for such draws.
+    pub elsewhere: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Learned {
     shift: u64,
-    first: Pair,
+    /// The number of the expected frame that showed it first.
+    first: u64,
 }
 
-/// A field that shows a draw: the shift, the frames, the field, its expected and its actual value.
-type Use = (u64, Pair, DrawnField, u64, u64);
+/// Two frames that are equal but for their draws.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EqualPair<'f> {
+    /// Where they stand.
+    pub pair: Pair,
+    /// The number of the expected one.
+    pub number: u64,
+    /// The expected one's bytes.
+    pub expected: &'f [u8],
+    /// The other one's.
+    pub actual: &'f [u8],
+    /// What is drawn in it.
+    pub drawn: &'f [DrawnField],
+}
+
+/// A field that shows a draw: the shift, the frames and the expected one's number, the field, its expected and its actual value.
+type Use = (u64, Pair, u64, DrawnField, u64, u64);
 
 /// Collects draws.
 #[derive(Debug)]
@@ -149,7 +165,8 @@ impl Learner {
     }
 
     /// Learns from two frames that are equal but for their draws.
-    pub fn see(&mut self, pair: Pair, expected: &[u8], actual: &[u8], drawn: &[DrawnField]) {
+    pub fn see(&mut self, frames: EqualPair<'_>) {
+        let EqualPair { pair, number, expected, actual, drawn } = frames;
         for field in drawn {
             let (Some(value), Some(own)) = (read(expected, field), read(actual, field)) else { continue };
             if matches!(field.draw, Draw::GueSourcePort { .. })
@@ -159,7 +176,7 @@ impl Learner {
                 continue;
             }
             let shift = shift(field, value, own);
-            let known = self.values.entry(field.draw).or_insert(Learned { shift, first: pair });
+            let known = self.values.entry(field.draw).or_insert(Learned { shift, first: number });
             if known.shift != shift {
                 self.disputed.push(field.draw);
             }
@@ -197,26 +214,24 @@ impl Learner {
         counts
     }
 
-    /// The contradictions, given all equal pairs once more with their bytes and drawn fields.
-    pub fn contradictions<'f>(
-        &self,
-        pairs: impl Iterator<Item = (Pair, &'f [u8], &'f [u8], &'f [DrawnField])>,
-    ) -> Vec<Contradiction> {
-        let mut disputed = self.disputed.clone();
+    /// The contradictions, given the equal pairs once more that were seen since the last time. Of several values the one that most
+    /// frames show is right, or that frames showed before those.
+    pub fn contradictions<'f>(&mut self, pairs: impl Iterator<Item = EqualPair<'f>>) -> Vec<Contradiction> {
+        let mut disputed = std::mem::take(&mut self.disputed);
         disputed.sort_unstable();
         disputed.dedup();
         let mut uses: BTreeMap<Draw, Vec<Use>> = BTreeMap::new();
         if !disputed.is_empty() {
-            for (pair, expected, actual, drawn) in pairs {
+            for EqualPair { pair, number, expected, actual, drawn } in pairs {
                 for field in drawn.iter().filter(|field| disputed.binary_search(&field.draw).is_ok()) {
                     if let (Some(value), Some(own)) = (read(expected, field), read(actual, field)) {
                         let shift = shift(field, value, own);
-                        uses.entry(field.draw).or_default().push((shift, pair, *field, value, own));
+                        uses.entry(field.draw).or_default().push((shift, pair, number, *field, value, own));
                     }
                 }
             }
         }
-        let mut found = self.outside.clone();
+        let mut found = std::mem::take(&mut self.outside);
         for (draw, uses) in uses {
             let mut votes: Vec<(u64, usize)> = Vec::new();
             for (shift, ..) in &uses {
@@ -226,10 +241,13 @@ impl Learner {
                 }
             }
             // Of equally many, the first seen holds: max_by_key takes the last, so the order is turned round.
-            let Some(&(right, _)) = votes.iter().rev().max_by_key(|(_, count)| *count) else { continue };
-            let witness = uses.iter().find(|(shift, ..)| *shift == right).map(|(_, pair, ..)| *pair);
-            let witness = witness.or(self.values.get(&draw).map(|learned| learned.first));
-            for (shift, pair, field, value, own) in uses {
+            let Some(&(most, _)) = votes.iter().rev().max_by_key(|(_, count)| *count) else { continue };
+            let of_these = |number: u64| uses.iter().any(|(_, _, seen, ..)| *seen == number);
+            let known = self.values.get(&draw).filter(|known| !of_these(known.first));
+            let right = known.map_or(most, |known| known.shift);
+            let shows = uses.iter().find(|(shift, ..)| *shift == right).map(|(_, _, number, ..)| *number);
+            let witness = known.map(|known| known.first).or(shows);
+            for (shift, pair, _, field, value, own) in uses {
                 if shift == right {
                     continue;
                 }
@@ -257,12 +275,11 @@ mod tests {
         let own = 40000u16.to_be_bytes();
         let drawn = [field];
         let mut learner = Learner::new(32768..=60999);
-        for (number, golden) in frames.iter().enumerate() {
-            learner.see((number, number), golden, &own, &drawn);
-        }
-        let counts = learner.counts();
-        let pairs = frames.iter().enumerate().map(|(number, golden)| ((number, number), &golden[..], &own[..], &drawn[..]));
-        (counts, learner.contradictions(pairs))
+        let pair =
+            |(at, golden)| EqualPair { pair: (at, at), number: at as u64 + 1, expected: golden, actual: &own, drawn: &drawn };
+        let pairs = frames.iter().map(|golden| &golden[..]).enumerate().map(pair);
+        pairs.clone().for_each(|pair| learner.see(pair));
+        (learner.counts(), learner.contradictions(pairs))
     }
 
     #[test]
@@ -272,9 +289,25 @@ mod tests {
         assert!(none.is_empty());
         let (_, found) = learn(&[45488, 45487, 45487], DrawnKind::Value);
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].pair, found[0].value, found[0].elsewhere), ((0, 0), 45488, Some(((1, 1), 45487))));
+        assert_eq!((found[0].pair, found[0].value, found[0].elsewhere), ((0, 0), 45488, Some((2, 45487))));
         let (_, found) = learn(&[45487, 45488], DrawnKind::Minus);
-        assert_eq!((found[0].pair, found[0].elsewhere), ((1, 1), Some(((0, 0), 45487))));
+        assert_eq!((found[0].pair, found[0].elsewhere), ((1, 1), Some((1, 45487))));
+    }
+
+    #[test]
+    fn what_was_learned_before_is_right() {
+        let drawn = [DrawnField::value(port(1), 0, 2)];
+        let own = 40000u16.to_be_bytes();
+        let (before, after) = (45487u16.to_be_bytes(), 45488u16.to_be_bytes());
+        let pair = |number, expected| EqualPair { pair: (0, 0), number, expected, actual: &own, drawn: &drawn };
+        let mut learner = Learner::new(32768..=60999);
+        learner.see(pair(1, &before));
+        assert!(learner.contradictions([pair(1, &before)].into_iter()).is_empty());
+        let later = [pair(2, &after[..]), pair(3, &after)];
+        later.into_iter().for_each(|pair| learner.see(pair));
+        let found = learner.contradictions(later.into_iter());
+        assert_eq!(found.iter().map(|found| found.elsewhere).collect::<Vec<_>>(), [Some((1, 45487)); 2]);
+        assert!(learner.agrees(), "told once");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! 4. [`servers`]: a connection that went to another real server is one finding, however many frames it has.
 //! 5. [`report`]: findings, as data and as text.
 //!
+//! What is too long to be held is compared stretch by stretch ([`stretches`]).
+//!
 //! Frames come from strangers: no content may panic. Every offset is checked against the frame before it is used.
 
 pub mod align;
@@ -23,6 +25,7 @@ pub mod order;
 pub mod report;
 pub mod servers;
 pub mod shared_learner;
+pub mod stretches;
 #[cfg(test)]
 mod tests;
 

@@ -37,14 +37,68 @@ struct Stray {
     actual: ObservedServer,
 }
 
-/// Takes out of `found` what comes from connections that went to another real server, and returns one finding for each, with
-/// the expected position at which it starts.
+/// Connections that are known to have gone to another real server.
+#[derive(Debug, Default)]
+pub struct Redirected {
+    /// By protocol and client.
+    known: HashMap<(u8, SocketAddr), Redirection>,
+}
+
+#[derive(Debug)]
+struct Redirection {
+    flow: Flow,
+    /// Its frames, and what follows from where they went.
+    frames: u64,
+    /// The number of the first actual one.
+    first: u64,
+    /// What its finding says, if that is told.
+    words: Option<Words>,
+}
+
+/// What a finding says around the number of frames.
+#[derive(Debug)]
+struct Words {
+    went: String,
+    since: String,
+}
+
+impl Words {
+    fn with(&self, frames: u64) -> String {
+        format!("{}: {frames} {} {}", self.went, if frames == 1 { "frame" } else { "frames" }, self.since)
+    }
+}
+
+impl Redirected {
+    fn get_mut(&mut self, flow: &Flow) -> Option<&mut Redirection> {
+        self.known.get_mut(&(flow.protocol, flow.client)).filter(|known| known.flow == *flow)
+    }
+
+    fn has(&self, flow: &Flow) -> bool {
+        self.known.get(&(flow.protocol, flow.client)).is_some_and(|known| known.flow == *flow)
+    }
+
+    /// Puts the frames into findings that came after them.
+    pub fn complete(&self, findings: &mut [Finding]) {
+        let told = self.known.values().filter_map(|known| Some((known.first, (known.frames, known.words.as_ref()?))));
+        let told: HashMap<u64, (u64, &Words)> = told.collect();
+        for finding in findings.iter_mut().filter(|finding| finding.kind == FindingKind::RealServer) {
+            if let Some((frames, words)) = finding.actual.and_then(|actual| told.get(&actual)) {
+                finding.frames = *frames;
+                finding.message = words.with(*frames);
+            }
+        }
+    }
+}
+
+/// Takes out of `found` what comes from connections that went to another real server, and returns one finding for each that was
+/// not known, with the expected position at which it starts.
 pub(super) fn group(
     (expected, actual): (&dyn Frames, &dyn Frames),
     found: &mut Vec<Found>,
     mut details: impl FnMut(Pair) -> Vec<FieldDifference>,
     options: &Options,
     context: &dyn Context,
+    redirected: &mut Redirected,
 ) -> Vec<(usize, Finding)> {
     let mut connections: Vec<(Flow, Vec<Stray>)> = Vec::new();
     let mut known: HashMap<Flow, usize> = HashMap::new();
@@ -70,7 +124,7 @@ pub(super) fn group(
             }
         }
     }
-    confirm(expected, &mut connections);
+    confirm(expected, &mut connections, redirected);
     let mut gone = vec![false; found.len()];
     for (_, strays) in &mut connections {
         let first = strays[0];
@@ -80,11 +134,16 @@ pub(super) fn group(
             gone[stray.found] = true;
         }
     }
-    let followers = followers(expected, actual, found, &connections, &mut gone);
+    let followers = followers((expected, actual), found, &connections, redirected, &mut gone);
     let findings = connections
         .iter()
         .zip(followers)
-        .map(|((flow, strays), followers)| {
+        .filter_map(|((flow, strays), followers)| {
+            let frames = (strays.len() + followers) as u64;
+            if let Some(known) = redirected.get_mut(flow) {
+                known.frames += frames;
+                return None;
+            }
             let first = strays[0];
             let seen = context.connection(first.pair.1).unwrap_or(*flow);
             let name = |server: ObservedServer| match server {
@@ -94,28 +153,24 @@ pub(super) fn group(
                 },
                 _ => server.to_string(),
             };
-            let count = strays.len() + followers;
-            let message = format!(
-                "{seen} went to {}, expected {}: {count} {} from {} {} ({} {}) on",
-                name(first.actual),
-                name(first.expected),
-                if count == 1 { "frame" } else { "frames" },
-                options.actual_label,
-                actual.frame(first.pair.1).number,
-                options.expected_label,
-                expected.frame(first.pair.0).number,
-            );
+            let (expected, actual) = (expected.frame(first.pair.0).number, actual.frame(first.pair.1).number);
+            let words = Words {
+                went: format!("{seen} went to {}, expected {}", name(first.actual), name(first.expected)),
+                since: format!("from {} {actual} ({} {expected}) on", options.actual_label, options.expected_label),
+            };
             let finding = Finding {
                 kind: FindingKind::RealServer,
-                expected: Some(expected.frame(first.pair.0).number),
-                actual: Some(actual.frame(first.pair.1).number),
-                frames: count as u64,
-                message,
+                expected: Some(expected),
+                actual: Some(actual),
+                frames,
+                message: words.with(frames),
                 verdict: context.verdict(first.pair.1),
                 fields: details(first.pair),
                 bytes: None,
             };
-            (first.pair.0, finding)
+            let words = (options.limit > 0).then_some(words);
+            redirected.known.insert((flow.protocol, flow.client), Redirection { flow: *flow, frames, first: actual, words });
+            Some((first.pair.0, finding))
         })
         .collect();
     let mut position = 0;
@@ -173,10 +228,10 @@ fn stray(
 
 /// Keeps the connections that went elsewhere for sure. A single frame with another destination may as well be a changed
 /// address: it counts if the expected destination is a real server of other frames, and no frame of its connection went right.
-fn confirm(expected: &dyn Frames, connections: &mut Vec<(Flow, Vec<Stray>)>) {
+fn confirm(expected: &dyn Frames, connections: &mut Vec<(Flow, Vec<Stray>)>, redirected: &Redirected) {
     let mut single: HashMap<Flow, usize> = HashMap::new();
     for (flow, strays) in connections.iter() {
-        if strays.len() == 1 {
+        if strays.len() == 1 && !redirected.has(flow) {
             single.insert(*flow, 0);
         }
     }
@@ -219,16 +274,16 @@ fn confirm(expected: &dyn Frames, connections: &mut Vec<(Flow, Vec<Stray>)>) {
 /// Counts for each connection the other findings about its client's port: what the other server, or the director for want of a
 /// connection, did differently.
 fn followers(
-    expected: &dyn Frames,
-    actual: &dyn Frames,
+    (expected, actual): (&dyn Frames, &dyn Frames),
     found: &[Found],
     connections: &[(Flow, Vec<Stray>)],
+    redirected: &mut Redirected,
     gone: &mut [bool],
 ) -> Vec<usize> {
     let mut counts = vec![0; connections.len()];
     let clients: HashMap<(u8, SocketAddr), usize> =
         connections.iter().enumerate().map(|(number, (flow, _))| ((flow.protocol, flow.client), number)).collect();
-    if clients.is_empty() {
+    if clients.is_empty() && redirected.known.is_empty() {
         return counts;
     }
     for (position, found) in found.iter().enumerate() {
@@ -241,10 +296,16 @@ fn followers(
         let dissection = Dissection::of(bytes);
         let Some(packet) = dissection.innermost() else { continue };
         let Some((source, destination)) = ends(packet) else { continue };
-        let number = clients.get(&(packet.protocol, source)).or(clients.get(&(packet.protocol, destination)));
-        if let Some(number) = number {
-            counts[*number] += 1;
+        for client in [(packet.protocol, source), (packet.protocol, destination)] {
+            if let Some(number) = clients.get(&client) {
+                counts[*number] += 1;
+            } else if let Some(known) = redirected.known.get_mut(&client) {
+                known.frames += 1;
+            } else {
+                continue;
+            }
             gone[position] = true;
+            break;
         }
     }
     counts

@@ -3,7 +3,7 @@
 //! Under FULLNAT every segment shows its connection's draw. Those are numbered without gaps, so they stand in a table that
 //! threads share without waiting; the few others are learned one after another.
 
-use super::draws::{Learner, kind, read, shift, take_over};
+use super::draws::{EqualPair, Learner, kind, read, shift, take_over};
 use lvscheck_engine::draws::Draw;
 use lvscheck_engine::output::{DrawnField, EmittedFrame};
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ impl SharedLearner {
 
     fn see_other(&self, expected: &[u8], actual: &[u8], field: &DrawnField) -> bool {
         self.others.lock().is_ok_and(|mut learner| {
-            learner.see((0, 0), expected, actual, std::slice::from_ref(field));
+            learner.see(EqualPair { expected, actual, drawn: std::slice::from_ref(field), ..EqualPair::default() });
             learner.agrees()
         })
     }

@@ -22,7 +22,7 @@ impl Annotated {
 
     /// Takes a frame.
     pub(super) fn push(&mut self, frame: EmittedFrame<'_>, cause: Cause) {
-        self.frames.push_emitted(frame);
+        self.frames.push_emitted(self.frames.len() as u64 + 1, frame);
         self.causes.push(cause);
     }
 

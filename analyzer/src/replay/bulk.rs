@@ -2,8 +2,8 @@
 //! or written by all threads at once. Memory holds two windows, however large the capture is.
 //!
 //! It is taken only where its result is the same as the careful way's. What must be told by connections, answers to send through
-//! the director and a clock that steps back end it for the way of one packet after the other; the first byte that differs from
-//! the golden ends it for the careful way, which begins again.
+//! the director, a clock that steps back and the first byte that differs from the golden end it for the way of one packet after the
+//! other, which begins again.
 
 use super::Outcome;
 use super::bystander::Bystanders;
@@ -22,6 +22,7 @@ use crate::compare::ignore::Ignore;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Batch, Emitted, Frames, Handled, Leaving, Sink, Stage};
 use lvscheck_engine::config::InterfaceId;
+use lvscheck_engine::settle::Trial;
 use lvscheck_engine::{Arrival, Director, DirectorConfig, Nanos, Output};
 use std::ops::{Range, RangeInclusive};
 
@@ -56,6 +57,9 @@ pub struct BulkRequest<'a> {
     pub translations: Translations,
     /// Ports that the director may draw.
     pub local_ports: RangeInclusive<u16>,
+    /// A golden that agrees with no more frames than so many need not be compared any further; the fast way never compares further
+    /// than to the first difference.
+    pub further_than: Option<u64>,
     /// When the director's life ends, by the times of the capture's first and last frame and of the golden's last.
     pub end: &'a dyn Fn((Nanos, Nanos), Nanos) -> Nanos,
     /// Told what is done when, and of frames done.
@@ -89,6 +93,8 @@ pub struct BulkResult {
     pub warnings: Vec<String>,
     /// How packets were handled.
     pub handled: Handled,
+    /// If something differs from the golden: which draws of the director may have decided it.
+    pub trial: Option<Trial>,
     /// The director at its end.
     pub director: Director,
 }
@@ -100,6 +106,8 @@ pub enum Detour {
     OneByOne,
     /// The careful way.
     Careful,
+    /// None: the golden agrees no further than it must.
+    NoFurther,
 }
 
 /// What came of it, or which way must be taken instead.
@@ -165,7 +173,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
             return Err(error.into());
         }
         if collector.needs_care {
-            return Ok(Err(Detour::Careful));
+            return Ok(Err(Detour::OneByOne));
         }
         demands(&mut watch, &window, std::mem::take(&mut collector.unusual), &seen.concerning);
         for ((part, number), emitted) in std::mem::take(&mut collector.forwarded) {
@@ -180,7 +188,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
         std::mem::swap(&mut window, &mut next);
     }
     let (Some((first, last)), Some(last_golden)) = (counts.times, collector.golden_end()) else {
-        return Ok(Err(Detour::Careful));
+        return Ok(Err(Detour::OneByOne));
     };
     let mut out = Output::default();
     batch.director_mut().advance(last.max(end((first, last), last_golden)), &mut out);
@@ -191,7 +199,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     }
     if !collector.take(piece)? {
         // The golden had ended already: what timers send afterwards is too much.
-        return Ok(Err(Detour::Careful));
+        return Ok(Err(Detour::OneByOne));
     }
     let outcome = Outcome {
         golden: collector.comparison(),
@@ -206,7 +214,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>) -> Result<Atte
     };
     let warnings = input.damage().map(ToString::to_string).collect();
     let handled = batch.handled();
-    Ok(Ok(BulkResult { outcome, counts, warnings, handled, director: batch.into_director() }))
+    Ok(Ok(BulkResult { outcome, counts, warnings, handled, trial: None, director: batch.into_director() }))
 }
 
 /// Shows demands what may concern them: packets that were not just forwarded, ARP above all, those too long for a tunnel, and of

@@ -9,12 +9,13 @@ use super::outcome::{InputSummary, Speed};
 use super::place::Places;
 use super::translation::Translations;
 use super::work::{LINGER, LISTENED, ServersSide};
-use super::{Replayed, Request, Source, describe_with, director_summary};
+use super::{MOST_SETTLED, Replayed, Request, Source, describe_with, director_summary};
 use crate::capture::link::AsEthernet;
 use crate::capture::{BulkFrame, BulkReader, BulkWindow, CaptureError, CaptureInterface, Container, Input};
 use crate::compare::ignore::Ignore;
 use crate::describe::{Description, Inference, Tally};
 use crate::exit::Failure;
+use lvscheck_engine::settle::{Trial, settle};
 use lvscheck_engine::{Director, Draws, Nanos};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -28,6 +29,15 @@ const TRANSLATIONS: usize = 1000;
 
 /// Bytes of a window that an inference looks at: small enough to stay in the cache.
 const OBSERVED: usize = 16 << 20;
+
+/// What a replay is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Its result, with what is to be written.
+    Result,
+    /// Whether it agrees with the golden further than so many frames.
+    Trial { further_than: u64 },
+}
 
 /// Replays in bulk; none when the careful way must be taken.
 ///
@@ -79,21 +89,23 @@ pub(super) fn run(
     };
     let turns_replies = |places: &Places| Ok(!holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);
     let (low, high) = config.sysctls.ip_local_port_range;
-    let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>| {
+    let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>, draws: &Draws, kind: Kind| {
+        let destination = destination.as_ref().filter(|_| kind == Kind::Result);
         replay(BulkRequest {
             input: BulkReader::open_all(captures)?,
             golden,
             ignore,
-            write: destination.as_ref().map(|destination| destination.writer(&names)).transpose()?,
+            write: destination.map(|destination| destination.writer(&names)).transpose()?,
             places: Places::new(config, interfaces.iter().copied()),
             config,
-            director: Director::new(config, Draws::default()).map_err(|error| Failure::usage(description.explain(&error)))?,
+            director: Director::new(config, draws.clone()).map_err(|error| Failure::usage(description.explain(&error)))?,
             bystanders: Bystanders::new(config),
             turns_replies: &turns_replies,
             as_ethernet: as_ethernet.clone(),
             watch: Watch::new(config, as_ethernet.is_nothing_to_do()),
             translations: Translations::new(config, TRANSLATIONS),
             local_ports: low..=high,
+            further_than: if let Kind::Trial { further_than } = kind { Some(further_than) } else { None },
             end: &end,
             stage: &mut stage,
         })
@@ -102,11 +114,36 @@ pub(super) fn run(
     let annotates = request.write.as_deref().is_some_and(|path| Container::of(path) == Container::PcapNg);
     let masks = golden.is_some() && !ignore.is_empty();
     let in_bulk = as_ethernet.is_nothing_to_do() && !annotates && !masks;
-    let mut attempted = if in_bulk { attempt(bulk::run)? } else { Err(Detour::OneByOne) };
+    let mut draws = Draws::default();
+    let mut attempted = if in_bulk { attempt(bulk::run, &draws, Kind::Result)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {
-        attempted = attempt(one_by_one::run)?;
+        attempted = attempt(one_by_one::run, &draws, Kind::Result)?;
     }
-    let Ok(result) = attempted else { return Ok(None) };
+    let Ok(mut result) = attempted else { return Ok(None) };
+    // A draw that decides what a director does stands in no field of a frame: it can only be tried.
+    if let Some(first) = result.trial.take().filter(|trial| !trial.doubts.is_empty() || !trial.later.is_empty()) {
+        let (mut first, mut agreed) = (Some(first), 0);
+        let trial = |draws: &Draws| {
+            let trial = first.take().or_else(|| {
+                let attempt = attempt(one_by_one::run, draws, Kind::Trial { further_than: agreed as u64 });
+                // The first replay had the same configuration and the same files, so no other failure is new.
+                let result = attempt.ok()?.ok()?;
+                Some(result.trial.unwrap_or(Trial { agreed: result.outcome.emitted.frames as usize, ..Trial::default() }))
+            });
+            let trial = trial.unwrap_or(Trial { differences: usize::MAX, ..Trial::default() });
+            agreed = trial.agreed.max(agreed);
+            trial
+        };
+        let settled;
+        (draws, settled) = settle(draws, trial, MOST_SETTLED);
+        if settled > 0 {
+            let Ok(better) = attempt(one_by_one::run, &draws, Kind::Result)? else { return Ok(None) };
+            result = better;
+            if let Some(golden) = &mut result.outcome.golden {
+                golden.learned.insert("decision", settled as u64);
+            }
+        }
+    }
     destination.map(Destination::finish).transpose()?;
     let seconds = start.elapsed().as_secs_f64();
     let mut outcome = result.outcome;

@@ -1,14 +1,14 @@
 //! What is compared with what.
 
-use super::cause::Cause;
 use super::frames::{Frames, StoredFrame};
+use super::known::Known;
 use super::load::Loaded;
 use super::place::{Place, Places};
 use super::work::{Worked, interface_name};
-use super::{Request, Source, reply};
+use super::{Request, Source};
 use crate::compare::ignore::Ignore;
-use crate::compare::observe::{self, Flow, ObservedServer};
-use crate::compare::{self, Comparison, Context, Frame, Options};
+use crate::compare::observe::{self, ObservedServer};
+use crate::compare::{self, Comparison, Frame, Options};
 use crate::describe;
 use lvscheck_engine::Nanos;
 use lvscheck_engine::config::{Command, DirectorConfig, InterfaceId, Protocol, ServiceKey};
@@ -101,54 +101,56 @@ impl Check<'_> {
         }
         let expected: Vec<Frame<'_>> =
             worked.replies_seen.records().iter().map(|frame| captured(&worked.replies_seen, frame, None)).collect();
-        let actual: Vec<Frame<'_>> = worked
-            .replies_made
-            .records()
-            .iter()
-            .zip(worked.replies_seen.records())
-            .map(|(frame, seen)| Frame { number: seen.number, interface: None, ..self.frame(&worked.replies_made, frame) })
-            .collect();
-        let options =
-            Options { actual_label: "answer".to_owned(), expected_label: "captured frame".to_owned(), ..self.options("") };
-        Some(compare::compare(&expected, &actual, &options, &()))
-    }
-
-    fn options(&self, label: &str) -> Options {
-        let (low, high) = self.config.sysctls.ip_local_port_range;
-        Options { ignore: self.ignore.clone(), local_ports: low..=high, expected_label: label.to_owned(), ..Options::default() }
+        let made = &worked.replies_made;
+        let actual: Vec<Frame<'_>> = made.records().iter().map(|frame| stored(made, frame, None)).collect();
+        Some(compare::compare(&expected, &actual, &options_of_replies(self.config, &self.ignore), &()))
     }
 
     fn compare(&self, expected: &Vec<Frame<'_>>, actual: &Vec<Frame<'_>>, worked: &Worked, label: &str) -> Comparison {
-        let context = Known { worked, actual, config: self.config };
-        compare::compare(expected, actual, &self.options(label), &context)
-    }
-
-    fn frame<'f>(&'f self, frames: &'f Frames, frame: &StoredFrame) -> Frame<'f> {
-        Frame {
-            number: frame.number,
-            time: frame.time,
-            interface: interface_name(self.config, frame.interface),
-            bytes: frames.bytes(frame),
-            wire_len: frame.wire_len,
-            drawn: frames.drawn(frame),
-            late: frame.late,
-        }
+        let cause = |place: usize| worked.causes.get(actual.get(place)?.number.checked_sub(1)? as usize).copied();
+        let context = Known { cause, director: &worked.director, config: self.config };
+        compare::compare(expected, actual, &options(self.config, &self.ignore, label), &context)
     }
 
     fn emitted<'f>(&'f self, frames: &'f Frames, keep: impl Fn(&[u8]) -> bool) -> Vec<Frame<'f>> {
-        frames.records().iter().filter(|frame| keep(frames.bytes(frame))).map(|frame| self.frame(frames, frame)).collect()
+        let kept = frames.records().iter().filter(|frame| keep(frames.bytes(frame)));
+        kept.map(|frame| stored(frames, frame, Some(self.config))).collect()
+    }
+}
+
+/// How to compare with expected frames that reports call so.
+pub(super) fn options(config: &DirectorConfig, ignore: &Ignore, label: &str) -> Options {
+    let (low, high) = config.sysctls.ip_local_port_range;
+    Options { ignore: ignore.clone(), local_ports: low..=high, expected_label: label.to_owned(), ..Options::default() }
+}
+
+/// How to compare answers that clients saw.
+pub(super) fn options_of_replies(config: &DirectorConfig, ignore: &Ignore) -> Options {
+    Options { actual_label: "answer".to_owned(), ..options(config, ignore, "captured frame") }
+}
+
+/// A frame that the director emitted, whose interface has a name if the director is described.
+pub(super) fn stored<'f>(frames: &'f Frames, frame: &StoredFrame, config: Option<&'f DirectorConfig>) -> Frame<'f> {
+    Frame {
+        number: frame.number,
+        time: frame.time,
+        interface: config.and_then(|config| interface_name(config, frame.interface)),
+        bytes: frames.bytes(frame),
+        wire_len: frame.wire_len,
+        drawn: frames.drawn(frame),
+        late: frame.late,
     }
 }
 
 /// A frame of a capture.
-fn captured<'f>(frames: &'f Frames, frame: &StoredFrame, interface: Option<&'f str>) -> Frame<'f> {
+pub(super) fn captured<'f>(frames: &'f Frames, frame: &StoredFrame, interface: Option<&'f str>) -> Frame<'f> {
     let (bytes, wire_len) = unpadded(frames.bytes(frame), frame.wire_len);
     Frame { number: frame.number, time: frame.time, interface, bytes, wire_len, drawn: &[], late: false }
 }
 
 /// A captured frame and its length on the wire without padding up to Ethernet's smallest frame, which a director never sends
 /// itself but a NIC adds.
-pub(super) fn unpadded(whole: &[u8], wire_len: u32) -> (&[u8], u32) {
+fn unpadded(whole: &[u8], wire_len: u32) -> (&[u8], u32) {
     let bytes = if wire_len == 60 && whole.len() == 60 { without_padding(whole) } else { whole };
     (bytes, wire_len - (whole.len() - bytes.len()) as u32)
 }
@@ -182,36 +184,6 @@ fn asks_for_neighbour(frame: &[u8]) -> bool {
         Some([0x08, 0x06]) => frame.get(at + 9) == Some(&1),
         Some([0x86, 0xdd]) => frame.get(at + 8) == Some(&58) && frame.get(at + 42) == Some(&135),
         _ => false,
-    }
-}
-
-/// What is known about emitted frames.
-struct Known<'a> {
-    worked: &'a Worked,
-    actual: &'a [Frame<'a>],
-    config: &'a DirectorConfig,
-}
-
-impl Known<'_> {
-    fn cause(&self, actual: usize) -> Option<&Cause> {
-        let number = self.actual.get(actual)?.number;
-        self.worked.causes.get(number.checked_sub(1)? as usize)
-    }
-}
-
-impl Context for Known<'_> {
-    fn connection(&self, actual: usize) -> Option<Flow> {
-        let reply::Flow { protocol, source, destination } = self.cause(actual)?.flow?;
-        let socket = |(address, port): (IpAddr, u16)| SocketAddr::new(address, port);
-        Some(Flow { protocol, client: socket(source), service: Some(socket(destination)) })
-    }
-
-    fn verdict(&self, actual: usize) -> Option<String> {
-        self.cause(actual).map(|cause| cause.words(&self.worked.director))
-    }
-
-    fn owner(&self, mac: [u8; 6]) -> Option<String> {
-        self.config.neighbours.iter().find(|entry| entry.mac.0 == mac).map(|entry| entry.address.to_string())
     }
 }
 

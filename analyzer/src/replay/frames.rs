@@ -41,10 +41,9 @@ impl Frames {
         self.records.push(StoredFrame { number, time, interface, wire_len, late: false, start, end: self.bytes.len(), drawn });
     }
 
-    /// Adds a frame that the director emitted; its number is its place in this list.
-    pub fn push_emitted(&mut self, frame: EmittedFrame<'_>) {
+    /// Adds a frame that the director emitted.
+    pub fn push_emitted(&mut self, number: u64, frame: EmittedFrame<'_>) {
         let InterfaceId(interface) = frame.interface;
-        let number = self.records.len() as u64 + 1;
         let wire_len = frame.bytes.len() as u32 + frame.cut;
         self.push(InputFrame { number, time: frame.time, interface: interface.into(), bytes: frame.bytes, wire_len });
         self.drawn.extend_from_slice(frame.drawn);
@@ -59,6 +58,20 @@ impl Frames {
         self.bytes.clear();
         self.drawn.clear();
         self.records.clear();
+    }
+
+    /// Forgets the first frames, so many of those that lie in the order in which they were added.
+    pub fn forget(&mut self, count: usize) {
+        let next = self.records.get(count);
+        let (start, drawn) = next.map_or((self.bytes.len(), self.drawn.len()), |next| (next.start, next.drawn.0));
+        self.bytes.drain(..start);
+        self.drawn.drain(..drawn);
+        self.records.drain(..count.min(self.records.len()));
+        for record in &mut self.records {
+            record.start -= start;
+            record.end -= start;
+            record.drawn = (record.drawn.0 - drawn, record.drawn.1 - drawn);
+        }
     }
 
     /// How many frames.

@@ -1,27 +1,30 @@
 //! A golden that is read frame by frame beside what leaves, whatever its format. Unlike one that all threads read at once, it may
-//! name the director's interfaces, and fields of it may differ.
+//! name the director's interfaces, fields of it may differ, and what differs is told.
 
-use super::check::unpadded;
-use super::pairs::Pairs;
-use super::work::interface_name;
+use super::cause::Cause;
+use super::check;
+use super::decisions::{Doubts, FirstDifference};
+use super::session::InputFrame;
+use super::sides::{Sender, Sides};
 use crate::capture::link::ETHERNET;
 use crate::capture::{CaptureError, Input, OwnedWindow, Reader, Record};
+use crate::compare::Comparison;
 use crate::compare::draws::take_over;
 use crate::compare::ignore::Ignore;
-use crate::compare::{Comparison, Frame};
-use lvscheck_engine::{DirectorConfig, EmittedFrame, Nanos};
+use lvscheck_engine::settle::Trial;
+use lvscheck_engine::{Director, DirectorConfig, EmittedFrame, Nanos};
 use std::borrow::Cow;
-use std::ops::RangeInclusive;
 
-/// A golden, and how far what left is equal to it.
+/// A golden, and what left beside it.
 pub(super) struct GoldenStream<'a> {
     frames: Stream,
     config: &'a DirectorConfig,
-    pairs: Pairs<'a>,
+    sides: Sides,
+    /// How many of its frames were read, and how many left.
+    read: u64,
+    left: u64,
     /// The latest time of its frames so far.
     last: Nanos,
-    /// More left than it has.
-    is_short: bool,
     error: Option<CaptureError>,
 }
 
@@ -35,56 +38,73 @@ struct Stream {
 }
 
 impl<'a> GoldenStream<'a> {
-    /// From its first frame on. These fields may differ. Ports that the director draws lie in that range.
+    /// From its first frame on. These fields may differ.
     ///
     /// # Errors
     /// It can't be opened, or is no capture.
-    pub(super) fn open(
-        golden: &Input,
-        config: &'a DirectorConfig,
-        ignore: &'a Ignore,
-        local_ports: RangeInclusive<u16>,
-    ) -> Result<GoldenStream<'a>, CaptureError> {
+    pub(super) fn open(golden: &Input, config: &'a DirectorConfig, ignore: &Ignore) -> Result<GoldenStream<'a>, CaptureError> {
         let (reader, stem) = (Reader::of(golden)?, golden.stem());
         let frames = Stream { reader, stem, window: OwnedWindow::default(), next: 0 };
-        let pairs = Pairs::new(ignore, local_ports);
-        Ok(GoldenStream { frames, config, pairs, last: Nanos(0), is_short: false, error: None })
+        let sides = Sides::new(check::options(config, ignore, "golden"));
+        Ok(GoldenStream { frames, config, sides, read: 0, left: 0, last: Nanos(0), error: None })
     }
 
-    /// Compares the next frame that left. Returns its bytes: with the golden's draws, if those make it equal.
-    pub(super) fn compare<'f>(&mut self, frame: &EmittedFrame<'f>) -> Cow<'f, [u8]> {
+    /// Takes the next frame that left. Returns its bytes: with the draws of the golden's frame at that place, if those make it equal.
+    pub(super) fn take<'f>(&mut self, frame: EmittedFrame<'f>, cause: Cause) -> Cow<'f, [u8]> {
+        self.left += 1;
+        self.sides.take(self.left, frame, cause);
         let own = Cow::Borrowed(frame.bytes);
-        if self.needs_care() {
-            return own;
-        }
-        let record = match self.frames.next() {
-            Ok(Some(record)) => record,
-            Ok(None) => {
-                self.is_short = true;
-                return own;
-            }
+        let expected = match self.read() {
+            Ok(Some(record)) => record.of(&self.frames.window.bytes),
+            Ok(None) => return own,
             Err(error) => {
-                self.error = Some(error);
+                self.error.get_or_insert(error);
                 return own;
             }
         };
-        self.last = self.last.max(record.time);
-        let whole = record.of(&self.frames.window.bytes);
-        let (bytes, wire_len) = unpadded(whole, record.wire_len);
-        let name = self.frames.interface(record.interface).filter(|name| self.config.interface(name).is_some());
-        let expected = Frame { time: record.time, interface: name, bytes, wire_len, ..Frame::default() };
-        self.pairs.compare(&expected, &emitted(frame, interface_name(self.config, frame.interface.0.into())));
         if frame.drawn.is_empty() {
             return own;
         }
         let mut learned = frame.bytes.to_vec();
-        take_over(whole, &mut learned, frame.drawn);
-        if learned == whole { Cow::Owned(learned) } else { own }
+        take_over(expected, &mut learned, frame.drawn);
+        if learned == expected { Cow::Owned(learned) } else { own }
     }
 
-    /// Whether what left so far is not equal to it, so that the careful way must tell how.
-    pub(super) fn needs_care(&self) -> bool {
-        self.is_short || self.error.is_some() || self.pairs.differ()
+    /// The next of its frames, which lies in the window.
+    fn read(&mut self) -> Result<Option<Record>, CaptureError> {
+        let Some(record) = self.frames.next()? else { return Ok(None) };
+        self.read += 1;
+        self.last = self.last.max(record.time);
+        let Record { time, interface, wire_len, .. } = record;
+        self.sides.expect(InputFrame {
+            number: self.read,
+            time,
+            interface,
+            bytes: record.of(&self.frames.window.bytes),
+            wire_len,
+        });
+        Ok(Some(record))
+    }
+
+    /// Compares what came, if that is enough for a stretch. Doubts that are too old to matter are forgotten.
+    pub(super) fn go_on(&mut self, director: &Director, doubts: &mut Doubts) {
+        if self.sides.is_full() {
+            self.settle(director, false);
+            if let Some(agrees) = self.sides.oldest() {
+                doubts.forget_before(agrees, self.sides.first_difference());
+            }
+        }
+    }
+
+    fn settle(&mut self, director: &Director, all: bool) {
+        let GoldenStream { frames, config, sides, .. } = self;
+        let name = |number| frames.interface(number).filter(|name| config.interface(name).is_some());
+        sides.settle(all, name, Some(Sender { director, config }));
+    }
+
+    /// Where what left differs from it first, as far as that is compared.
+    pub(super) fn first_difference(&self) -> Option<FirstDifference> {
+        self.sides.first_difference()
     }
 
     /// What went wrong with reading it, once.
@@ -92,19 +112,25 @@ impl<'a> GoldenStream<'a> {
         self.error.take()
     }
 
-    /// The time of its last frame; none if it holds frames that did not leave, or others than Ethernet.
+    /// Reads it to its end. Returns the time of its last frame; none if it holds others than Ethernet.
     ///
     /// # Errors
     /// It can't be read.
-    pub(super) fn end(&mut self) -> Result<Option<Nanos>, CaptureError> {
-        let is_read = self.frames.next()?.is_none();
+    pub(super) fn end(&mut self, director: &Director, doubts: &mut Doubts) -> Result<Option<Nanos>, CaptureError> {
+        while self.read()?.is_some() {
+            self.go_on(director, doubts);
+        }
         let is_ethernet = self.frames.reader.interfaces().iter().all(|interface| interface.link_type == ETHERNET);
-        Ok((is_read && is_ethernet).then_some(self.last))
+        Ok(is_ethernet.then_some(self.last))
     }
 
-    /// The result if nothing needs care.
-    pub(super) fn comparison(&self) -> Comparison {
-        self.pairs.comparison()
+    /// The result, once everything left, and if something differs, how far it agrees and which doubts are near.
+    pub(super) fn finish(mut self, director: &Director, doubts: Doubts) -> (Comparison, Option<Trial>) {
+        self.settle(director, true);
+        let first = self.sides.first_difference();
+        let comparison = self.sides.finish();
+        let trial = first.map(|first| doubts.trial(first, comparison.total()));
+        (comparison, trial)
     }
 }
 
@@ -126,10 +152,4 @@ impl Stream {
         let own = self.reader.interfaces().get(number as usize).and_then(|interface| interface.name.as_deref());
         own.or(self.stem.as_deref())
     }
-}
-
-/// A frame that the director emitted on an interface of that name, to compare.
-pub(super) fn emitted<'f>(frame: &EmittedFrame<'f>, interface: Option<&'f str>) -> Frame<'f> {
-    let EmittedFrame { time, bytes, drawn, late, cut, .. } = *frame;
-    Frame { number: 0, time, interface, bytes, wire_len: bytes.len() as u32 + cut, drawn, late }
 }

@@ -2,24 +2,25 @@
 //! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet, a pcapng to write,
 //! which says of each frame why it left, or a golden that names interfaces or may differ in some fields.
 //!
-//! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, however large the
-//! capture is. Like the fast way it knows only "equal"; the first byte that differs is for the careful way to explain.
+//! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, and a stretch of
+//! what is compared ([`Sides`]), however large the capture is. So it also tells what differs from a golden.
 
 use super::annotated::Annotated;
 use super::bulk::{Attempt, BulkRequest, BulkResult, Counts, Detour, Step, WINDOW};
 use super::cause::Cause;
-use super::check::unpadded;
+use super::check;
 use super::collector::{Collector, Piece};
+use super::decisions::Doubts;
 use super::demands::Watch;
-use super::golden_stream::{self, GoldenStream};
-use super::pairs::Pairs;
+use super::golden_stream::GoldenStream;
+use super::reply;
 use super::session::{InputFrame, Session, Sink};
+use super::sides::Sides;
 use super::translation::Translations;
 use super::write_behind::{self, File};
 use super::{Outcome, Roles, goes_back};
 use crate::capture::link::AsEthernet;
 use crate::capture::{BulkWindow, CaptureError};
-use crate::compare::Frame;
 use crate::describe;
 use crate::exit::Failure;
 use lvscheck_engine::batch::{Emitted, Handled, Leaving, Sink as _, Stage};
@@ -48,20 +49,35 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
 
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Option<&mut Annotated>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
-    let BulkRequest { ignore, watch, translations, local_ports, as_ethernet, end, stage, .. } = request;
+    let BulkRequest { ignore, watch, translations, as_ethernet, end, stage, further_than, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
-    let replies = Pairs::new(ignore, local_ports.clone());
-    let golden = match golden.map(|golden| GoldenStream::open(golden, config, ignore, local_ports)).transpose() {
+    let replies = Sides::new(check::options_of_replies(config, ignore));
+    let golden = match golden.map(|golden| GoldenStream::open(golden, config, ignore)).transpose() {
         Ok(golden) => golden,
         // There it is told what is wrong.
         Err(_) => return Ok(Err(Detour::Careful)),
     };
     let mut collector = Collector::new(None, output);
-    let session = Session::around(director, config, places, turns, !as_ethernet.is_nothing_to_do());
+    let mut session = Session::around(director, config, places, turns, !as_ethernet.is_nothing_to_do());
+    if golden.is_some() {
+        session.note_doubts();
+    }
     let known = describe::Roles::new(config);
-    let (wire_bytes, times, unreadable) = Default::default();
-    let mut work =
-        Work { session, golden, annotated, watch, translations, replies, as_ethernet, known, wire_bytes, times, unreadable };
+    let (wire_bytes, times, unreadable, doubts) = Default::default();
+    let mut work = Work {
+        session,
+        golden,
+        annotated,
+        watch,
+        translations,
+        replies,
+        as_ethernet,
+        known,
+        wire_bytes,
+        times,
+        unreadable,
+        doubts,
+    };
     let (mut counts, mut handled) = (Counts::default(), Handled::default());
     let interfaces = input.interfaces().len();
     let by_interface = |interface: u32, _: &[u8]| u16::try_from(interface).ok().filter(|_| (interface as usize) < interfaces);
@@ -81,8 +97,9 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         let (read, taken) =
             rayon::join(|| input.next_window(&mut next, WINDOW, &by_interface), || work.take(&window, &collector, &mut piece));
         taken?;
-        if !collector.take(piece)? || work.needs_care()? {
-            return Ok(Err(Detour::Careful));
+        collector.take(piece)?;
+        if work.agreed()?.is_some_and(|agreed| further_than.is_some_and(|most| agreed <= most)) {
+            return Ok(Err(Detour::NoFurther));
         }
         counts.add(&window);
         (handled.serial, handled.windows) = (counts.frames, handled.windows + 1);
@@ -97,15 +114,16 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     collector.begin();
     let mut piece = collector.piece(Emitted::default());
     work.end(last.max(end((work.first(), last), last_golden)), &collector, &mut piece)?;
-    if !collector.take(piece)? || work.needs_care()? {
-        return Ok(Err(Detour::Careful));
-    }
-    let Work { mut session, golden, watch, translations, replies, wire_bytes, times, unreadable, .. } = work;
+    collector.take(piece)?;
+    work.agreed()?;
+    work.replies.settle(true, |_| None, None);
+    let Work { mut session, golden, watch, translations, replies, wire_bytes, times, unreadable, doubts, .. } = work;
+    let (golden, trial) = golden.map(|golden| golden.finish(session.director(), doubts)).unzip();
     // As Ethernet, and without those that could not be made that.
     (counts.wire_bytes, counts.times) = (wire_bytes, times.map(|(_, earliest, latest)| (earliest, latest)));
     let outcome = Outcome {
-        replies: (!replies.is_empty()).then(|| replies.comparison()),
-        golden: golden.map(|golden| golden.comparison()),
+        replies: (!replies.is_empty()).then(|| replies.finish()),
+        golden,
         emitted: std::mem::take(&mut session.emitted),
         verdicts: std::mem::take(&mut session.verdicts),
         roles: Roles { unreadable, ..std::mem::take(&mut session.roles) },
@@ -116,7 +134,8 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         ..Outcome::default()
     };
     let warnings = input.damage().map(ToString::to_string).collect();
-    Ok(Ok(BulkResult { outcome, counts, warnings, handled, director: session.into_director() }))
+    let trial = trial.flatten();
+    Ok(Ok(BulkResult { outcome, counts, warnings, handled, trial, director: session.into_director() }))
 }
 
 /// What takes frames one after the other.
@@ -128,7 +147,7 @@ struct Work<'w> {
     watch: Watch,
     translations: Translations,
     /// Answers that clients saw, and what the director makes of the frames behind them.
-    replies: Pairs<'w>,
+    replies: Sides,
     as_ethernet: AsEthernet,
     known: describe::Roles,
     /// Of all frames that could be read as Ethernet: their bytes on the wire, and the first, the earliest and the latest time.
@@ -136,6 +155,8 @@ struct Work<'w> {
     times: Option<(Nanos, Nanos, Nanos)>,
     /// Frames that could not, by reason.
     unreadable: BTreeMap<String, u64>,
+    /// Draws on which the director hung what it did.
+    doubts: Doubts,
 }
 
 impl Work<'_> {
@@ -160,11 +181,20 @@ impl Work<'_> {
             let input = InputFrame { number, time, interface, bytes: &bytes, wire_len };
             self.watch.look(input);
             let forwarded = self.translations.wants_more().then(Vec::new);
+            let flow = if self.golden.is_some() { reply::flow(&bytes) } else { None };
             let (golden, annotated) = (self.golden.as_mut(), self.annotated.as_deref_mut());
-            let mut passing = Passing { collector, piece, replies: &mut self.replies, golden, annotated, forwarded };
+            let mut passing = Passing { collector, piece, flow, replies: &mut self.replies, golden, annotated, forwarded };
             self.session.step(input, &mut passing);
             for emitted in passing.forwarded.into_iter().flatten() {
                 self.translations.note(&bytes, &emitted);
+            }
+            let director = self.session.director();
+            self.doubts.note(time, director.doubts());
+            if let Some(golden) = &mut self.golden {
+                golden.go_on(director, &mut self.doubts);
+            }
+            if self.replies.is_full() {
+                self.replies.settle(false, |_| None, None);
             }
         }
         self.write()
@@ -173,7 +203,8 @@ impl Work<'_> {
     /// Lets the director live on to its end.
     fn end(&mut self, end: Nanos, collector: &Collector<'_, '_>, piece: &mut Piece) -> Result<(), CaptureError> {
         let (golden, annotated) = (self.golden.as_mut(), self.annotated.as_deref_mut());
-        let mut rest = Passing { collector, piece, replies: &mut self.replies, golden, annotated, forwarded: None };
+        let replies = &mut self.replies;
+        let mut rest = Passing { collector, piece, flow: None, replies, golden, annotated, forwarded: None };
         self.session.advance(end, &mut rest);
         self.write()
     }
@@ -184,15 +215,18 @@ impl Work<'_> {
         self.annotated.as_mut().map_or(Ok(()), |annotated| annotated.write(director))
     }
 
-    /// Whether something was not equal that must be.
-    fn needs_care(&mut self) -> Result<bool, CaptureError> {
-        let Some(golden) = &mut self.golden else { return Ok(self.replies.differ()) };
-        golden.error().map_or(Ok(golden.needs_care() || self.replies.differ()), Err)
+    /// How far what left agrees with the golden, once it is known to differ.
+    ///
+    /// # Errors
+    /// The golden can't be read.
+    fn agreed(&mut self) -> Result<Option<u64>, CaptureError> {
+        let Some(golden) = &mut self.golden else { return Ok(None) };
+        golden.error().map_or(Ok(golden.first_difference().map(|first| first.agreed)), Err)
     }
 
     /// The time of the golden's last frame, 0 without a golden; none if it needs care.
     fn golden_end(&mut self) -> Result<Option<Nanos>, CaptureError> {
-        self.golden.as_mut().map_or(Ok(Some(Nanos(0))), GoldenStream::end)
+        self.golden.as_mut().map_or(Ok(Some(Nanos(0))), |golden| golden.end(self.session.director(), &mut self.doubts))
     }
 
     /// The time of the first frame.
@@ -205,7 +239,9 @@ impl Work<'_> {
 struct Passing<'p, 'w, 'a, 'scope> {
     collector: &'p Collector<'a, 'scope>,
     piece: &'p mut Piece,
-    replies: &'p mut Pairs<'w>,
+    /// The frame's, if that is of interest.
+    flow: Option<reply::Flow>,
+    replies: &'p mut Sides,
     golden: Option<&'p mut GoldenStream<'w>>,
     annotated: Option<&'p mut Annotated>,
     /// What left for packets that were forwarded, while it is of interest.
@@ -213,9 +249,10 @@ struct Passing<'p, 'w, 'a, 'scope> {
 }
 
 impl Passing<'_, '_, '_, '_> {
-    fn leave(&mut self, frame: EmittedFrame<'_>, cause: Cause) {
+    fn leave(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
+        let cause = Cause { frame: cause, verdict, flow: self.flow.filter(|_| cause.is_some()) };
         let bytes = match &mut self.golden {
-            Some(golden) => golden.compare(&frame),
+            Some(golden) => golden.take(frame, cause),
             None => Cow::Borrowed(frame.bytes),
         };
         let frame = EmittedFrame { bytes: &bytes, ..frame };
@@ -231,14 +268,13 @@ impl Sink for Passing<'_, '_, '_, '_> {
         if let (Some(forwarded), Some(_), Some(Verdict::Forwarded(_))) = (&mut self.forwarded, cause, verdict) {
             forwarded.push(frame.bytes.to_vec());
         }
-        self.leave(frame, Cause { frame: cause, verdict, flow: None });
+        self.leave(frame, cause, verdict);
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
-        let (bytes, wire_len) = unpadded(captured.bytes, captured.wire_len);
-        let seen = Frame { time: captured.time, bytes, wire_len, ..Frame::default() };
-        self.replies.compare(&seen, &golden_stream::emitted(&emitted, None));
-        self.leave(emitted, Cause { frame: Some(captured.number), verdict: None, flow: None });
+        self.replies.expect(captured);
+        self.replies.take(captured.number, emitted, Cause::default());
+        self.leave(emitted, Some(captured.number), None);
     }
 
     fn sent(&mut self, _: InputFrame<'_>) {}

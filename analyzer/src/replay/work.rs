@@ -98,15 +98,15 @@ struct Collect {
 
 impl Sink for Collect {
     fn emitted(&mut self, frame: EmittedFrame<'_>, cause: Option<u64>, verdict: Option<Verdict>) {
-        self.emitted.push_emitted(frame);
+        self.emitted.push_emitted(self.causes.len() as u64 + 1, frame);
         self.causes.push(Cause { frame: cause, verdict, flow: None });
     }
 
     fn reply(&mut self, captured: InputFrame<'_>, emitted: EmittedFrame<'_>) {
         self.replies_seen.push(captured);
-        self.replies_made.push_emitted(emitted);
+        self.replies_made.push_emitted(captured.number, emitted);
         // A reply is output like any other, for -w and for a golden.
-        self.emitted.push_emitted(emitted);
+        self.emitted.push_emitted(self.causes.len() as u64 + 1, emitted);
         self.causes.push(Cause { frame: Some(captured.number), verdict: None, flow: None });
     }
 

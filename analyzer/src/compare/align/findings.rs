@@ -1,14 +1,13 @@
 //! What an alignment found, counted and put into words.
 
-use super::{Alignment, Found};
+use super::{Alignment, Found, Memory, equal_pair};
 use crate::compare::difference::Differences;
 use crate::compare::dissect::Dissection;
-use crate::compare::draws::{Contradiction, Learner, Pair};
+use crate::compare::draws::{Contradiction, EqualPair, Learner, Pair};
 use crate::compare::fields::{Field, Name, Place};
 use crate::compare::report::{Comparison, FieldDifference, Finding, FindingKind, summary};
 use crate::compare::{Frame, Frames, draws, identity, servers};
 use foldhash::{HashMap, HashMapExt};
-use lvscheck_engine::output::DrawnField;
 use lvscheck_engine::time::Nanos;
 
 /// Something to report, not yet in words: only so many are put into words.
@@ -52,20 +51,19 @@ impl Alignment<'_> {
     }
 
     /// The result: all that was found, counted and, as far as the limit goes, put into words.
-    pub(super) fn finish(mut self) -> Comparison {
+    pub(super) fn finish(mut self, memory: &mut Memory) -> Comparison {
+        let Memory { learner, redirected: known } = memory;
         let equal = self.start + self.tail + self.equal.len();
-        let learner = std::mem::replace(&mut self.learner, Learner::new(0..=0));
         let mut comparison = Comparison {
             expected: self.expected.len() as u64,
             actual: self.actual.len() as u64,
             equal: equal as u64,
-            learned: learner.counts(),
             ..Comparison::default()
         };
         let mut found = std::mem::take(&mut self.found);
         let (frames, options, context) = ((self.expected, self.actual), self.options, self.context);
-        let details = |pair| self.differences(pair, &learner).fields;
-        let redirected = servers::group(frames, &mut found, details, options, context);
+        let details = |pair| self.differences(pair, learner).fields;
+        let redirected = servers::group(frames, &mut found, details, options, context, known);
         let copies = self.copies(&found);
         let untimely = std::mem::take(&mut self.untimely);
         let mut problems: Vec<(usize, Problem)> = redirected
@@ -86,7 +84,7 @@ impl Alignment<'_> {
             if comparison.findings.len() < self.options.limit {
                 comparison.findings.push(match problem {
                     Problem::Words(finding) => *finding,
-                    Problem::Found(found) => self.describe(&found, &copies, &learner),
+                    Problem::Found(found) => self.describe(&found, &copies, learner),
                     Problem::Untimely(pair) => self.untimely(pair),
                     Problem::Contradiction(found) => self.contradiction(&found),
                 });
@@ -95,14 +93,12 @@ impl Alignment<'_> {
         comparison
     }
 
-    fn equal_pairs(&self) -> impl Iterator<Item = (Pair, &[u8], &[u8], &[DrawnField])> {
+    fn equal_pairs(&self) -> impl Iterator<Item = EqualPair<'_>> {
         let ahead = (0..self.start).map(|index| (index, index));
         let (ends, tail) = ((self.expected.len(), self.actual.len()), self.tail);
         let behind = (0..tail).rev().map(move |back| (ends.0 - 1 - back, ends.1 - 1 - back));
-        ahead.chain(self.equal.iter().copied()).chain(behind).map(|pair| {
-            let other = self.actual.frame(pair.1);
-            (pair, self.expected.frame(pair.0).bytes, other.bytes, other.drawn)
-        })
+        let pairs = ahead.chain(self.equal.iter().copied()).chain(behind);
+        pairs.map(|pair| equal_pair(pair, &self.expected.frame(pair.0), &self.actual.frame(pair.1)))
     }
 
     fn differences(&mut self, pair: Pair, learner: &Learner) -> Differences {
@@ -241,7 +237,7 @@ impl Alignment<'_> {
                 shown(value),
                 shown(there),
                 self.options.expected_label,
-                self.expected.frame(witness.0).number
+                witness
             ),
             None => format!(
                 "{} can't be a {kind}: outside {} to {}",

@@ -9,20 +9,24 @@
 //! their place among frames up to [`LATE_ORDER`] away is free, and a time that is off by more than [`LATE_TIME`] is a finding.
 
 mod classes;
+mod cut;
 mod findings;
 
 use super::difference::Judge;
 use super::dissect::Dissection;
-use super::draws::{Learner, Pair};
+use super::draws::{EqualPair, Learner, Pair};
 use super::identity::{self, Identity, STAGES};
 use super::order::{self, NONE};
 use super::report::Comparison;
+use super::servers::Redirected;
 use super::{Context, Frame, Frames, Options};
 use classes::Classes;
 use foldhash::{HashMap, HashMapExt};
 use lvscheck_engine::time::Nanos;
 use std::collections::VecDeque;
 use std::ops::Range;
+
+pub use cut::cut;
 
 /// How far from a timer's frame others may stand on its other side: timers of one moment fire in no fixed order, and recorded
 /// times of such frames are rounded to 0.1 s, those of DPVS jitter by up to 1 s.
@@ -39,8 +43,37 @@ const EACH_WITH_EACH: usize = 64;
 
 /// Compares two sequences of frames.
 pub fn compare<E: Frames, A: Frames>(expected: &E, actual: &A, options: &Options, context: &dyn Context) -> Comparison {
+    let mut memory = Memory::new(options);
+    let comparison = compare_on(expected, actual, options, context, &mut memory);
+    Comparison { learned: memory.learner.counts(), ..comparison }
+}
+
+/// What comparing frames found that matters to those after them.
+#[derive(Debug)]
+pub struct Memory {
+    /// The values of draws.
+    pub learner: Learner,
+    /// Connections that went to another real server.
+    pub redirected: Redirected,
+}
+
+impl Memory {
+    /// Nothing compared yet.
+    pub fn new(options: &Options) -> Memory {
+        Memory { learner: Learner::new(options.local_ports.clone()), redirected: Redirected::default() }
+    }
+}
+
+/// Compares two sequences of frames that follow others of which there is a memory. The result does not say what was learned.
+pub fn compare_on<E: Frames, A: Frames>(
+    expected: &E,
+    actual: &A,
+    options: &Options,
+    context: &dyn Context,
+    memory: &mut Memory,
+) -> Comparison {
+    let learner = &mut memory.learner;
     let mut judge = Judge::new(&options.ignore);
-    let mut learner = Learner::new(options.local_ports.clone());
     let mut untimely = Vec::new();
     let shortest = expected.len().min(actual.len());
     let mut start = 0;
@@ -49,7 +82,7 @@ pub fn compare<E: Frames, A: Frames>(expected: &E, actual: &A, options: &Options
         if !judge.same_interface(&one, &other) || !judge.equal(&one, &other) {
             break;
         }
-        note((start, start), &one, &other, &mut learner, &mut untimely);
+        note((start, start), &one, &other, learner, &mut untimely);
         start += 1;
     }
     let mut tail = 0;
@@ -59,7 +92,7 @@ pub fn compare<E: Frames, A: Frames>(expected: &E, actual: &A, options: &Options
         if !judge.same_interface(&one, &other) || !judge.equal(&one, &other) {
             break;
         }
-        note(pair, &one, &other, &mut learner, &mut untimely);
+        note(pair, &one, &other, learner, &mut untimely);
         tail += 1;
     }
     let middle = (start..expected.len() - tail, start..actual.len() - tail);
@@ -69,7 +102,6 @@ pub fn compare<E: Frames, A: Frames>(expected: &E, actual: &A, options: &Options
         options,
         context,
         judge,
-        learner,
         untimely,
         tail,
         start,
@@ -78,19 +110,23 @@ pub fn compare<E: Frames, A: Frames>(expected: &E, actual: &A, options: &Options
         found: Vec::new(),
     };
     if !middle.0.is_empty() || !middle.1.is_empty() {
-        alignment.align(middle.0, middle.1);
+        alignment.align(middle.0, middle.1, learner);
     }
-    alignment.finish()
+    alignment.finish(memory)
 }
 
 /// Learns from an equal pair and looks at its time.
 fn note(pair: Pair, expected: &Frame<'_>, actual: &Frame<'_>, learner: &mut Learner, untimely: &mut Vec<Pair>) {
     if !actual.drawn.is_empty() {
-        learner.see(pair, expected.bytes, actual.bytes, actual.drawn);
+        learner.see(equal_pair(pair, expected, actual));
     }
     if actual.late && apart(expected, actual) > LATE_TIME {
         untimely.push(pair);
     }
+}
+
+fn equal_pair<'f>(pair: Pair, expected: &Frame<'f>, actual: &Frame<'f>) -> EqualPair<'f> {
+    EqualPair { pair, number: expected.number, expected: expected.bytes, actual: actual.bytes, drawn: actual.drawn }
 }
 
 fn apart(one: &Frame<'_>, other: &Frame<'_>) -> Nanos {
@@ -118,7 +154,6 @@ struct Alignment<'c> {
     options: &'c Options,
     context: &'c dyn Context,
     judge: Judge<'c>,
-    learner: Learner,
     untimely: Vec<Pair>,
     /// How many frames at the start and at the end are equal.
     start: usize,
@@ -140,13 +175,13 @@ struct Single {
 }
 
 impl Alignment<'_> {
-    fn align(&mut self, left: Range<usize>, right: Range<usize>) {
+    fn align(&mut self, left: Range<usize>, right: Range<usize>, learner: &mut Learner) {
         let classes = Classes::of((self.expected, &left), (self.actual, &right), self.options);
         let in_order = order::common(&classes.expected, &classes.actual);
         for (one, other) in &in_order {
             let pair = (left.start + one, right.start + other);
             self.partners.insert(pair.0, pair.1);
-            self.settle(pair);
+            self.settle(pair, learner);
         }
         let mut ones = singles(&classes.expected, left.start, in_order.iter().map(|(one, _)| *one));
         let mut others = singles(&classes.actual, right.start, in_order.iter().map(|(_, other)| *other));
@@ -162,7 +197,7 @@ impl Alignment<'_> {
             self.partners.insert(pair.0, pair.1);
             if self.equal(pair) {
                 if self.may_move(pair, &in_order, (left.start, right.start)) {
-                    self.note_equal(pair);
+                    self.note_equal(pair, learner);
                 } else {
                     self.found.push(Found::Moved(pair));
                 }
@@ -180,8 +215,8 @@ impl Alignment<'_> {
             self.found.push(if same { Found::Moved(pair) } else { Found::Interface(pair) });
         }
 
-        self.align_by_identity(&mut ones, &mut others);
-        self.align_alike(&mut ones, &mut others);
+        self.align_by_identity(&mut ones, &mut others, learner);
+        self.align_alike(&mut ones, &mut others, learner);
         self.found.extend(ones.iter().map(|single| Found::Missing(single.index)));
         self.found.extend(others.iter().map(|single| Found::Unexpected(single.index)));
     }
@@ -190,18 +225,18 @@ impl Alignment<'_> {
         self.judge.equal(&self.expected.frame(pair.0), &self.actual.frame(pair.1))
     }
 
-    fn note_equal(&mut self, pair: Pair) {
+    fn note_equal(&mut self, pair: Pair, learner: &mut Learner) {
         let (one, other) = (self.expected.frame(pair.0), self.actual.frame(pair.1));
-        note(pair, &one, &other, &mut self.learner, &mut self.untimely);
+        note(pair, &one, &other, learner, &mut self.untimely);
         self.equal.push(pair);
     }
 
     /// Partners in order: equal, or a finding.
-    fn settle(&mut self, pair: Pair) {
+    fn settle(&mut self, pair: Pair, learner: &mut Learner) {
         let (one, other) = (self.expected.frame(pair.0), self.actual.frame(pair.1));
         let same_interface = self.judge.same_interface(&one, &other);
         match (self.equal(pair), same_interface) {
-            (true, true) => self.note_equal(pair),
+            (true, true) => self.note_equal(pair, learner),
             (true, false) => self.found.push(Found::Interface(pair)),
             (false, _) => self.found.push(Found::Differs(pair)),
         }
@@ -225,7 +260,7 @@ impl Alignment<'_> {
         in_order[crossed].iter().all(|(one, other)| late((base.0 + one, base.1 + other)))
     }
 
-    fn align_by_identity(&mut self, ones: &mut Vec<Single>, others: &mut Vec<Single>) {
+    fn align_by_identity(&mut self, ones: &mut Vec<Single>, others: &mut Vec<Single>, learner: &mut Learner) {
         if ones.is_empty() || others.is_empty() {
             return;
         }
@@ -252,14 +287,14 @@ impl Alignment<'_> {
                 };
                 for pair in pair_by(ones, others, |single| key(&left, single), |single| key(&right, single)) {
                     self.partners.insert(pair.0, pair.1);
-                    self.settle(pair);
+                    self.settle(pair, learner);
                 }
             }
         }
     }
 
     /// Pairs what stands between the same neighbours and is alike, the most alike first.
-    fn align_alike(&mut self, ones: &mut Vec<Single>, others: &mut Vec<Single>) {
+    fn align_alike(&mut self, ones: &mut Vec<Single>, others: &mut Vec<Single>, learner: &mut Learner) {
         let mut chosen = Vec::new();
         let mut from = 0;
         for gap in ones.chunk_by(|one, next| one.gap == next.gap) {
@@ -287,7 +322,7 @@ impl Alignment<'_> {
         }
         for pair in &chosen {
             self.partners.insert(pair.0, pair.1);
-            self.settle(*pair);
+            self.settle(*pair, learner);
         }
         let mut taken: (Vec<usize>, Vec<usize>) = chosen.into_iter().unzip();
         taken.0.sort_unstable();

@@ -1,0 +1,122 @@
+//! Goldens that differ: large captures are compared stretch by stretch, and what is told of them is what the careful way tells.
+
+use super::*;
+use lvscheck::compare::Comparison;
+use lvscheck::compare::FindingKind::{self, Duplicated, Field, Missing, Moved, RealServer, Unexpected};
+
+/// The records of a pcap file.
+fn records(capture: &[u8]) -> Vec<Vec<u8>> {
+    let mut at = 24;
+    let mut records = Vec::new();
+    while at < capture.len() {
+        let end = end_of_record(capture, at);
+        records.push(capture[at..end].to_vec());
+        at = end;
+    }
+    records
+}
+
+/// Replays both ways with a golden that was changed; they agree. Returns what was found of each kind.
+fn found(folder: &Path, mode: Method, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Vec<(FindingKind, u64)> {
+    let [fast, careful] = both(folder, mode, change);
+    same(&fast, &careful);
+    fast.golden.unwrap().counts.into_iter().collect()
+}
+
+/// Replays both ways with a golden that was changed; what they write is the same.
+fn both(folder: &Path, mode: Method, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> [Outcome; 2] {
+    let golden = std::fs::read(folder.join("golden.pcap")).unwrap();
+    let mut changed = records(&golden);
+    change(&mut changed);
+    std::fs::write(folder.join("changed.pcap"), [&golden[..24], &changed.concat()].concat()).unwrap();
+    let [fast, careful] = [true, false].map(|bulk| {
+        let written = format!("{bulk}.pcap");
+        let mut outcome = replayed(folder, bulk, Some("changed.pcap"), Some(&written)).outcome;
+        // Of two copies, either may be the one that is too much.
+        let findings = outcome.golden.iter_mut().flat_map(|golden| &mut golden.findings);
+        for finding in findings.filter(|finding| finding.kind == Duplicated) {
+            (finding.expected, finding.message) = (None, String::new());
+        }
+        (outcome, std::fs::read(folder.join(&written)).unwrap())
+    });
+    assert!(fast.1 == careful.1, "{mode:?}: what left is written the same");
+    assert!(went_one_by_one(&fast.0), "{mode:?}");
+    [fast.0, careful.0]
+}
+
+#[test]
+fn differences_are_told_the_same_in_stretches() {
+    for mode in [Method::Dr, Method::Fullnat] {
+        let folder = tempfile::tempdir().unwrap();
+        traffic(folder.path(), mode);
+        replayed(folder.path(), true, None, Some("golden.pcap"));
+        let found = |change: &dyn Fn(&mut Vec<Vec<u8>>)| found(folder.path(), mode, change);
+        // In the first stretch, at the end of one, and in the last one.
+        let places = [70, 24_000, 32_767, 32_768, 50_000, 66_000];
+        // The last byte of the payload, if there is one.
+        let changed = |records: &mut Vec<Vec<u8>>| places.iter().for_each(|at| *records[*at].last_mut().unwrap() ^= 0x40);
+        assert_eq!(found(&changed), [(Field, 6)], "{mode:?}");
+        if mode == Method::Fullnat {
+            // Draws are tried there, sixteen replays for each difference.
+            continue;
+        }
+        assert_eq!(found(&|records| places.iter().rev().for_each(|at| drop(records.remove(*at)))), [(Unexpected, 6)], "{mode:?}");
+        let twice = |records: &mut Vec<Vec<u8>>| places.iter().for_each(|at| records.insert(*at, records[*at].clone()));
+        assert_eq!(found(&twice), [(Duplicated, 6)], "{mode:?}");
+        let later = |records: &mut Vec<Vec<u8>>| {
+            for at in places {
+                let record = records.remove(at);
+                records.insert(at + 100, record);
+            }
+        };
+        assert_eq!(found(&later), [(Moved, 6)], "{mode:?}");
+    }
+}
+
+#[test]
+fn sides_may_end_before_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Nat);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    // Copies far apart are not known as such in stretches, so that kinds differ.
+    for (kept, more, kind) in [(40_000, 0, Unexpected), (0, 0, Unexpected), (80_000, 60_000, Missing)] {
+        let [fast, careful] = both(folder.path(), Method::Nat, |records| {
+            records.truncate(kept);
+            let other = |record: &Vec<u8>| [&record[..record.len() - 1], &[0x77]].concat();
+            let others: Vec<Vec<u8>> = records.iter().take(more).map(other).collect();
+            records.extend(others);
+        });
+        let [fast, careful] = [fast, careful].map(|outcome| outcome.golden.unwrap());
+        let numbers = |golden: &Comparison| (golden.expected, golden.actual, golden.equal, golden.total());
+        assert_eq!(numbers(&fast), numbers(&careful));
+        assert!(fast.counts[&kind] > 30_000, "{:?}", fast.counts);
+    }
+}
+
+#[test]
+fn a_connection_that_went_elsewhere_is_one_finding_in_however_many_stretches() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    let counts = found(folder.path(), Method::Dr, |records| {
+        let servers: Vec<[u8; 6]> = records[..100].iter().map(|record| record[16..22].try_into().unwrap()).collect();
+        let other = |mac: &[u8]| servers.iter().find(|server| *server != mac).copied();
+        // One client of ten.
+        for record in records.iter_mut().filter(|record| record.len() > 60 && record[16 + 29] % 10 == 0) {
+            let elsewhere = other(&record[16..22]).unwrap();
+            record[16..22].copy_from_slice(&elsewhere);
+        }
+    });
+    assert_eq!(counts.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [RealServer]);
+    assert!(counts[0].1 > 500);
+}
+
+#[test]
+fn everything_may_differ() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Nat);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    let counts = found(folder.path(), Method::Nat, |records| records.iter_mut().for_each(|record| record[16 + 6] ^= 4));
+    assert_eq!(counts.len(), 1);
+    assert!(counts[0].0 == Field && counts[0].1 > 60_000);
+}
