@@ -1,6 +1,5 @@
 //! Reads off a golden capture which real server each connection got (`--observe`), for balancers whose scheduler is unknown.
 
-use super::Frames;
 use super::dissect::{Dissection, Packet};
 use super::fields::Place;
 use lvscheck_engine::time::Nanos;
@@ -63,21 +62,34 @@ pub trait Roles {
     fn is_server(&self, address: IpAddr) -> bool;
 }
 
-/// The real servers of each connection, in order of time: a new entry whenever the server changes.
-pub fn observe(golden: &dyn Frames, roles: &dyn Roles) -> BTreeMap<Flow, Vec<(Nanos, ObservedServer)>> {
-    let mut found: BTreeMap<Flow, Vec<(Nanos, ObservedServer)>> = BTreeMap::new();
-    let mut dissection = Dissection::default();
-    for index in 0..golden.len() {
-        let frame = golden.frame(index);
-        dissection.read(frame.bytes);
-        if let Some((flow, server)) = request(frame.bytes, &dissection, roles) {
-            let servers = found.entry(flow).or_default();
+/// Looks at the frames of a golden one after the other.
+pub struct Observer<'r> {
+    roles: &'r dyn Roles,
+    found: BTreeMap<Flow, Vec<(Nanos, ObservedServer)>>,
+    dissection: Dissection,
+}
+
+impl<'r> Observer<'r> {
+    /// No frame seen yet.
+    pub fn new(roles: &'r dyn Roles) -> Observer<'r> {
+        Observer { roles, found: BTreeMap::new(), dissection: Dissection::default() }
+    }
+
+    /// Looks at the next frame.
+    pub fn see(&mut self, time: Nanos, frame: &[u8]) {
+        self.dissection.read(frame);
+        if let Some((flow, server)) = request(frame, &self.dissection, self.roles) {
+            let servers = self.found.entry(flow).or_default();
             if servers.last().is_none_or(|(_, last)| *last != server) {
-                servers.push((frame.time, server));
+                servers.push((time, server));
             }
         }
     }
-    found
+
+    /// The real servers of each connection, in order of time: a new entry whenever the server changes.
+    pub fn finish(self) -> BTreeMap<Flow, Vec<(Nanos, ObservedServer)>> {
+        self.found
+    }
 }
 
 /// The connection of a frame that a director sent to a real server, and that server; `None` for other frames.

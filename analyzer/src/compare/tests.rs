@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::observe::{Flow, ObservedServer, Roles, observe};
+use super::observe::{Flow, ObservedServer, Observer, Roles};
 use super::report::{Styles, render};
 use super::*;
 use lvscheck_engine::draws::Draw;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// A frame with its own memory.
@@ -342,19 +343,25 @@ impl Roles for Web {
     }
 }
 
+fn observed(golden: &[Owned]) -> BTreeMap<Flow, Vec<(Nanos, ObservedServer)>> {
+    let mut observer = Observer::new(&Web);
+    frames(golden).iter().for_each(|frame| observer.see(frame.time, frame.bytes));
+    observer.finish()
+}
+
 #[test]
 fn real_servers_are_read_off_the_golden() {
     let flow = |port: u16, service| Flow { protocol: 6, client: SocketAddr::from(([198, 51, 100, 1], port)), service };
     let vip = Some(SocketAddr::from((VIP, 80)));
     let direct = dr();
-    let found = observe(&frames(&direct), &Web);
+    let found = observed(&direct);
     assert_eq!(found.len(), 4);
     assert_eq!(found[&flow(40001, vip)], [(Nanos::from_millis(10), ObservedServer::Mac([2, 0, 0, 0, 2, 13]))]);
     let tunnelled = gue(40000);
-    let found = observe(&frames(&tunnelled), &Web);
+    let found = observed(&tunnelled);
     assert_eq!(found[&flow(40002, vip)][0].1, ObservedServer::Tunnel(IpAddr::from([10, 0, 0, 12])));
     let translated = [owned(0, "eth1", ethernet(12, 0x0800, &tcp(1, 40000, 1, 2, b"", [10, 0, 0, 12])))];
-    let found = observe(&frames(&translated), &Web);
+    let found = observed(&translated);
     assert_eq!(found[&flow(40000, None)][0].1, ObservedServer::Address(SocketAddr::from(([10, 0, 0, 12], 80))));
 }
 

@@ -35,6 +35,8 @@ pub struct BulkRequest<'a> {
     pub input: BulkReader,
     /// What to compare with.
     pub golden: Option<&'a Input>,
+    /// To compare with what the capture shows that the director sent; the fast way does not.
+    pub compares_sent: bool,
     /// Fields of it, and of answers, that may differ: none on the fast way.
     pub ignore: &'a Ignore,
     /// Where to write what leaves: a file, no pipe.

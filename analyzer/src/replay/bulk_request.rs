@@ -4,6 +4,7 @@ use super::bulk::{self, Attempt, BulkRequest, Detour, Step};
 use super::bystander::Bystanders;
 use super::demands::Watch;
 use super::destination::Destination;
+use super::observed;
 use super::one_by_one;
 use super::outcome::{InputSummary, Speed};
 use super::place::Places;
@@ -51,10 +52,10 @@ pub(super) fn run(
     start: Instant,
     observe: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Option<Replayed>, Failure> {
-    let plain = request.bulk && !request.observe && request.probes.is_empty() && request.golden != Some(Source::Same);
-    if !plain {
+    if !request.bulk || !request.probes.is_empty() {
         return Ok(None);
     }
+    let compares_sent = request.golden == Some(Source::Same);
     // What can't be read so is the careful way's, errors included.
     let Ok(input) = BulkReader::open_all(captures) else { return Ok(None) };
     let Ok(false) = is_small(captures, &input) else { return Ok(None) };
@@ -71,7 +72,7 @@ pub(super) fn run(
     let last_change = config.changes.last().map_or(Nanos(0), |change| change.after);
     let end = |(first, last): (Nanos, Nanos), last_golden: Nanos| {
         let changed = if last_change == Nanos(0) { Nanos(0) } else { first + last_change };
-        match (request.linger, golden.is_some()) {
+        match (request.linger, request.golden.is_some()) {
             (Some(linger), _) => last.max(changed) + linger,
             (None, true) => last.max(changed).max(last_golden) + LISTENED,
             (None, false) => last.max(changed) + LINGER,
@@ -87,18 +88,28 @@ pub(super) fn run(
             bar.set_position(position.min(size));
         }
     };
-    let turns_replies = |places: &Places| Ok(!holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);
+    let turns_replies =
+        |places: &Places| Ok(!compares_sent && !holds_servers_side(captures, &as_ethernet, places, &ServersSide::new(config))?);
+    let observations = match golden.filter(|_| request.observe).map(|golden| observed::in_capture(config, golden)).transpose()? {
+        Some(None) => return Ok(None),
+        observations => observations.flatten(),
+    };
     let (low, high) = config.sysctls.ip_local_port_range;
     let mut attempt = |replay: fn(BulkRequest<'_>) -> Result<Attempt, Failure>, draws: &Draws, kind: Kind| {
         let destination = destination.as_ref().filter(|_| kind == Kind::Result);
+        let mut director = Director::new(config, draws.clone()).map_err(|error| Failure::usage(description.explain(&error)))?;
+        if let Some(observations) = &observations {
+            director.observe(observations.clone());
+        }
         replay(BulkRequest {
             input: BulkReader::open_all(captures)?,
             golden,
+            compares_sent,
             ignore,
             write: destination.map(|destination| destination.writer(&names)).transpose()?,
             places: Places::new(config, interfaces.iter().copied()),
             config,
-            director: Director::new(config, draws.clone()).map_err(|error| Failure::usage(description.explain(&error)))?,
+            director,
             bystanders: Bystanders::new(config),
             turns_replies: &turns_replies,
             as_ethernet: as_ethernet.clone(),
@@ -113,7 +124,7 @@ pub(super) fn run(
     // The fast way does not know why a frame leaves, nor its fields.
     let annotates = request.write.as_deref().is_some_and(|path| Container::of(path) == Container::PcapNg);
     let masks = golden.is_some() && !ignore.is_empty();
-    let in_bulk = as_ethernet.is_nothing_to_do() && !annotates && !masks;
+    let in_bulk = as_ethernet.is_nothing_to_do() && !annotates && !masks && !compares_sent && !request.observe;
     let mut draws = Draws::default();
     let mut attempted = if in_bulk { attempt(bulk::run, &draws, Kind::Result)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {

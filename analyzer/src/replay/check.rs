@@ -7,14 +7,14 @@ use super::place::{Place, Places};
 use super::work::{Worked, interface_name};
 use super::{Request, Source};
 use crate::compare::ignore::Ignore;
-use crate::compare::observe::{self, ObservedServer};
 use crate::compare::{self, Comparison, Frame, Options};
-use crate::describe;
 use lvscheck_engine::Nanos;
-use lvscheck_engine::config::{Command, DirectorConfig, InterfaceId, Protocol, ServiceKey};
-use lvscheck_engine::observe::Observations;
+use lvscheck_engine::config::{DirectorConfig, InterfaceId};
 use lvscheck_engine::settle::Trial;
-use std::net::{IpAddr, SocketAddr};
+
+/// How reports call frames of a golden, and those of the replayed capture that the director sent.
+pub(super) const GOLDEN: &str = "golden";
+pub(super) const SENT: &str = "frame sent by the real director";
 
 /// Compares.
 pub struct Check<'a> {
@@ -42,7 +42,7 @@ impl Check<'_> {
                     .iter()
                     .map(|frame| captured(&golden.frames, frame, names.get(frame.interface as usize).copied().flatten()))
                     .collect();
-                Some(self.compare(&expected, &self.emitted(&worked.emitted, |_| true), worked, "golden"))
+                Some(self.compare(&expected, &self.emitted(&worked.emitted, |_| true), worked, GOLDEN))
             }
             _ => None,
         }
@@ -91,7 +91,7 @@ impl Check<'_> {
             })
             .collect();
         let actual = self.emitted(&worked.emitted, |bytes| !asks_for_neighbour(bytes));
-        self.compare(&expected, &actual, worked, "frame sent by the real director")
+        self.compare(&expected, &actual, worked, SENT)
     }
 
     /// Answers that the client saw with what the director makes of the frames behind them.
@@ -150,7 +150,7 @@ pub(super) fn captured<'f>(frames: &'f Frames, frame: &StoredFrame, interface: O
 
 /// A captured frame and its length on the wire without padding up to Ethernet's smallest frame, which a director never sends
 /// itself but a NIC adds.
-fn unpadded(whole: &[u8], wire_len: u32) -> (&[u8], u32) {
+pub(super) fn unpadded(whole: &[u8], wire_len: u32) -> (&[u8], u32) {
     let bytes = if wire_len == 60 && whole.len() == 60 { without_padding(whole) } else { whole };
     (bytes, wire_len - (whole.len() - bytes.len()) as u32)
 }
@@ -175,7 +175,7 @@ fn without_padding(frame: &[u8]) -> &[u8] {
 }
 
 /// An ARP request or a neighbour solicitation.
-fn asks_for_neighbour(frame: &[u8]) -> bool {
+pub(super) fn asks_for_neighbour(frame: &[u8]) -> bool {
     let mut at = 12;
     while matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
         at += 4;
@@ -185,54 +185,4 @@ fn asks_for_neighbour(frame: &[u8]) -> bool {
         Some([0x86, 0xdd]) => frame.get(at + 8) == Some(&58) && frame.get(at + 42) == Some(&135),
         _ => false,
     }
-}
-
-/// The services and servers of a configuration, to read a golden by.
-struct ByAddress {
-    services: Vec<(Protocol, SocketAddr)>,
-    roles: describe::Roles,
-}
-
-impl observe::Roles for ByAddress {
-    fn is_service(&self, protocol: u8, destination: SocketAddr) -> bool {
-        self.services.iter().any(|(known, service)| {
-            known.0 == protocol
-                && service.ip() == destination.ip()
-                && (service.port() == destination.port() || service.port() == 0)
-        }) || self.roles.of_addresses(destination.ip(), destination.ip()) == describe::Role::Request
-    }
-
-    fn is_server(&self, address: IpAddr) -> bool {
-        self.roles.is_server(address)
-    }
-}
-
-/// Which real server each connection got in the golden, by the client's side of the connection.
-pub fn observed(config: &DirectorConfig, golden: &Loaded) -> Observations {
-    let services = config.commands.iter().filter_map(|command| match command {
-        Command::AddService { service: ServiceKey::Address { protocol, address, port }, .. } => {
-            Some((*protocol, SocketAddr::new(*address, *port)))
-        }
-        _ => None,
-    });
-    let roles = ByAddress { services: services.collect(), roles: describe::Roles::new(config) };
-    let frames: Vec<Frame<'_>> = golden.frames.records().iter().map(|frame| captured(&golden.frames, frame, None)).collect();
-    let mut observations = Observations::default();
-    for (flow, servers) in observe::observe(&frames, &roles) {
-        for (time, server) in servers {
-            let address = match server {
-                ObservedServer::Tunnel(address) => Some(address),
-                ObservedServer::Address(address) => Some(address.ip()),
-                ObservedServer::Mac(mac) => config
-                    .neighbours
-                    .iter()
-                    .find(|entry| entry.mac.0 == mac && roles.roles.is_server(entry.address))
-                    .map(|entry| entry.address),
-            };
-            if let Some(address) = address {
-                observations.add(Protocol(flow.protocol), flow.client, time, address);
-            }
-        }
-    }
-    observations
 }

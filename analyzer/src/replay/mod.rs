@@ -16,6 +16,7 @@ mod golden_pieces;
 mod golden_stream;
 mod known;
 mod load;
+mod observed;
 mod one_by_one;
 mod outcome;
 mod place;

@@ -1,6 +1,7 @@
 //! The way of large captures whose packets must be taken one after the other: those with answers that are sent through the
 //! director once more, a clock that steps back, services by firewall mark, other link types than Ethernet, a pcapng to write,
-//! which says of each frame why it left, or a golden that names interfaces or may differ in some fields.
+//! which says of each frame why it left, a golden that names interfaces, may differ in some fields or does differ, what the capture
+//! shows that the director sent as a golden, or real servers that are observed.
 //!
 //! It does what the careful way does, by the same [`Session`], but window by window: memory holds two of them, and a stretch of
 //! what is compared ([`Sides`]), however large the capture is. So it also tells what differs from a golden.
@@ -49,10 +50,11 @@ pub fn run(mut request: BulkRequest<'_>) -> Result<Attempt, Failure> {
 
 fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Option<&mut Annotated>) -> Result<Attempt, Failure> {
     let BulkRequest { mut input, golden, places, config, director, bystanders, turns_replies, .. } = request;
-    let BulkRequest { ignore, watch, translations, as_ethernet, end, stage, further_than, .. } = request;
+    let BulkRequest { ignore, watch, translations, as_ethernet, end, stage, further_than, compares_sent, .. } = request;
     let turns = bystanders.translates() && turns_replies(&places)?;
     let replies = Sides::new(check::options_of_replies(config, ignore));
     let golden = match golden.map(|golden| GoldenStream::open(golden, config, ignore)).transpose() {
+        Ok(None) if compares_sent => Some(GoldenStream::sent_by(places.clone(), config, ignore)),
         Ok(golden) => golden,
         // There it is told what is wrong.
         Err(_) => return Ok(Err(Detour::Careful)),
@@ -277,5 +279,9 @@ impl Sink for Passing<'_, '_, '_, '_> {
         self.leave(emitted, Some(captured.number), None);
     }
 
-    fn sent(&mut self, _: InputFrame<'_>) {}
+    fn sent(&mut self, frame: InputFrame<'_>) {
+        if let Some(golden) = &mut self.golden {
+            golden.sent(frame);
+        }
+    }
 }

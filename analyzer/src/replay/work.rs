@@ -1,9 +1,11 @@
 //! One run of the engine over the loaded frames, with everything that it gave.
 
 use super::cause::Cause;
+use super::check::captured;
 use super::demands::Watch;
 use super::frames::{Frames, StoredFrame};
 use super::load::Loaded;
+use super::observed;
 use super::outcome::{Demand, Emitted, Roles, Verdicts};
 use super::place::{Place, Places};
 use super::reply;
@@ -134,7 +136,8 @@ pub fn work(
     if request.observe
         && let Some(golden) = golden
     {
-        session.observe(super::check::observed(config, golden));
+        let frames = golden.frames.records().iter().map(|frame| captured(&golden.frames, frame, None));
+        session.observe(observed::in_memory(config, frames.map(|frame| (frame.time, frame.bytes))));
     }
     let mut watch = Watch::new(config, !loaded.made_up_macs);
     let mut collect = Collect::default();

@@ -93,20 +93,21 @@ fn sides_may_end_before_each_other() {
     }
 }
 
+/// Sends the connections of one client in ten to another real server.
+fn elsewhere(records: &mut [Vec<u8>]) {
+    let servers: Vec<[u8; 6]> = records[..100].iter().map(|record| record[16..22].try_into().unwrap()).collect();
+    for record in records.iter_mut().filter(|record| record.len() > 60 && record[16 + 29] % 10 == 0) {
+        let other = servers.iter().find(|server| **server != record[16..22]).unwrap();
+        record[16..22].copy_from_slice(other);
+    }
+}
+
 #[test]
 fn a_connection_that_went_elsewhere_is_one_finding_in_however_many_stretches() {
     let folder = tempfile::tempdir().unwrap();
     traffic(folder.path(), Method::Dr);
     replayed(folder.path(), true, None, Some("golden.pcap"));
-    let counts = found(folder.path(), Method::Dr, |records| {
-        let servers: Vec<[u8; 6]> = records[..100].iter().map(|record| record[16..22].try_into().unwrap()).collect();
-        let other = |mac: &[u8]| servers.iter().find(|server| *server != mac).copied();
-        // One client of ten.
-        for record in records.iter_mut().filter(|record| record.len() > 60 && record[16 + 29] % 10 == 0) {
-            let elsewhere = other(&record[16..22]).unwrap();
-            record[16..22].copy_from_slice(&elsewhere);
-        }
-    });
+    let counts = found(folder.path(), Method::Dr, |records| elsewhere(records));
     assert_eq!(counts.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [RealServer]);
     assert!(counts[0].1 > 500);
 }
@@ -119,4 +120,59 @@ fn everything_may_differ() {
     let counts = found(folder.path(), Method::Nat, |records| records.iter_mut().for_each(|record| record[16 + 6] ^= 4));
     assert_eq!(counts.len(), 1);
     assert!(counts[0].0 == Field && counts[0].1 > 60_000);
+}
+
+/// Replays a capture both ways by a request; they agree.
+fn requested(folder: &Path, capture: &str, golden: Source, observe: bool) -> Outcome {
+    let [fast, careful] = [true, false].map(|bulk| {
+        let request = Request {
+            captures: vec![folder.join(capture)],
+            config: Some(folder.join("director")),
+            golden: Some(golden.clone()),
+            observe,
+            bulk,
+            ..Request::default()
+        };
+        replay::run(&request).unwrap().outcome
+    });
+    same(&fast, &careful);
+    assert!(went_one_by_one(&fast));
+    fast
+}
+
+#[test]
+fn what_the_director_sent_is_compared_in_stretches() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    let read = |name: &str| records(&std::fs::read(folder.path().join(name)).unwrap());
+    let (arrived, sent) = (read("traffic.pcap"), read("golden.pcap"));
+    let with = |sent: &[Vec<u8>]| {
+        let mut all = [&arrived[..], sent].concat();
+        // Those that arrived stand before those that were sent for them.
+        all.sort_by_key(|record| {
+            [&record[..8]].map(|time| (time[3], time[2], time[1], time[0], time[7], time[6], time[5], time[4]))
+        });
+        let head = std::fs::read(folder.path().join("traffic.pcap")).unwrap()[..24].to_vec();
+        std::fs::write(folder.path().join("all.pcap"), [head, all.concat()].concat()).unwrap();
+    };
+    with(&sent);
+    let outcome = requested(folder.path(), "all.pcap", Source::Same, false);
+    assert!(outcome.conforms() && outcome.golden.is_some_and(|golden| golden.equal > 60_000));
+    with(&[&sent[..50_000], &sent[50_001..]].concat());
+    let outcome = requested(folder.path(), "all.pcap", Source::Same, false);
+    assert_eq!(outcome.golden.map(|golden| golden.total()), Some(1));
+}
+
+#[test]
+fn real_servers_of_large_goldens_are_observed() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Dr);
+    replayed(folder.path(), true, None, Some("golden.pcap"));
+    let golden = std::fs::read(folder.path().join("golden.pcap")).unwrap();
+    let mut changed = records(&golden);
+    elsewhere(&mut changed);
+    std::fs::write(folder.path().join("changed.pcap"), [&golden[..24], &changed.concat()].concat()).unwrap();
+    let outcome = requested(folder.path(), "traffic.pcap", Source::File(folder.path().join("changed.pcap")), true);
+    assert!(outcome.conforms(), "{:?}", outcome.golden);
 }
