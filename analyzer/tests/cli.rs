@@ -253,6 +253,28 @@ fn diff_of_two_captures() {
 }
 
 #[test]
+fn diff_of_two_large_captures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (one, other) = (path("one.pcap"), path("other.pcap"));
+    assert!(lvscheck(&["-q", "generate", &one, "--flows", "1000", "--packets", "80000", "--size", "64"]).status.success());
+    let mut bytes = std::fs::read(&one).unwrap();
+    // Records of 76 bytes: one is gone, later one is changed.
+    bytes.drain(24 + 39_999 * 76..24 + 40_000 * 76);
+    bytes[24 + 69_998 * 76 + 16 + 53] ^= 1;
+    std::fs::write(&other, bytes).unwrap();
+    let output = lvscheck(&["diff", &one, &other, "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output, None));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let comparison = &result["comparison"];
+    assert_eq!(
+        (comparison["equal"].as_u64(), &comparison["counts"]),
+        (Some(79_998), &serde_json::json!({"field": 1, "missing": 1}))
+    );
+    assert_eq!((&comparison["findings"][0]["expected"], &comparison["findings"][1]["actual"]), (&40_000.into(), &69_999.into()));
+}
+
+#[test]
 fn a_closed_pipe_ends_quietly() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_lvscheck"))
         .args(["replay", HTTP, "--mode", "dr", "--format", "json"])

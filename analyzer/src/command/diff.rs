@@ -1,19 +1,21 @@
-//! `lvscheck diff`.
+//! `lvscheck diff`: two captures, read side by side.
 
 use super::args::{DiffArgs, Format};
 use super::{CommonArgs, print, warn};
-use crate::capture::Input;
+use crate::capture::link::AsEthernet;
+use crate::capture::{self, CaptureError, Input, Reader};
 use crate::compare::ignore::Ignore;
-use crate::compare::{self, Frame, Options};
+use crate::compare::stretches::{STRETCH, Stretches};
+use crate::compare::{Frame, Options};
 use crate::exit::{Failure, Status};
-use crate::replay::{Loaded, load};
+use crate::replay::{Frames, InputFrame, StoredFrame};
 use crate::report::text::comparison_text;
+use std::path::Path;
 
 pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failure> {
     let ignore = Ignore::new(&args.ignore).map_err(Failure::usage)?;
-    let expected = load(&[Input::new(&args.expected)?])?;
-    let actual = load(&[Input::new(&args.actual)?])?;
-    for warning in expected.warnings.iter().chain(&actual.warnings) {
+    let (mut expected, mut actual) = (Side::open(&args.expected)?, Side::open(&args.actual)?);
+    for warning in [&expected, &actual].iter().flat_map(|side| &side.warnings) {
         warn(warning);
     }
     let options = Options {
@@ -23,8 +25,23 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
         ..Options::default()
     };
     // Names of interfaces are compared only where both captures have them of their own.
-    let named = [&expected, &actual].iter().all(|loaded| loaded.named);
-    let comparison = compare::compare(&frames(&expected, named), &frames(&actual, named), &options, &());
+    let named = expected.named && actual.named;
+    let mut stretches = Stretches::new(options);
+    loop {
+        for side in [&mut expected, &mut actual] {
+            side.read_on()?;
+        }
+        let all = expected.ended && actual.ended;
+        if all || expected.frames.len().max(actual.frames.len()) >= STRETCH {
+            let done = stretches.go_on(&expected.frames(named), &actual.frames(named), all, &());
+            expected.frames.forget(done.0);
+            actual.frames.forget(done.1);
+        }
+        if all {
+            break;
+        }
+    }
+    let comparison = stretches.finish();
     match common.format {
         Format::Text if common.quiet && comparison.conforms() => {}
         Format::Text => print(&comparison_text(&comparison, if common.verbose > 0 { 1000 } else { 20 }))?,
@@ -48,19 +65,71 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
     })
 }
 
-fn frames(loaded: &Loaded, named: bool) -> Vec<Frame<'_>> {
-    loaded
-        .frames
-        .records()
-        .iter()
-        .map(|frame| Frame {
-            number: frame.number,
-            time: frame.time,
-            interface: loaded.interfaces.get(frame.interface as usize).and_then(Option::as_deref).filter(|_| named),
-            bytes: loaded.frames.bytes(frame),
-            wire_len: frame.wire_len,
-            drawn: &[],
-            late: false,
-        })
-        .collect()
+/// One of the captures, and those of its frames that are not compared yet.
+struct Side {
+    reader: Reader,
+    /// A temporary file that it lies in must stay.
+    _input: Input,
+    as_ethernet: AsEthernet,
+    interfaces: Vec<Option<String>>,
+    /// Whether the interfaces' names are the capture's own.
+    named: bool,
+    warnings: Vec<String>,
+    frames: Frames,
+    ended: bool,
+}
+
+impl Side {
+    /// Looks at all of a capture first: interfaces may be described as late as after the last frame.
+    fn open(path: &Path) -> Result<Side, CaptureError> {
+        let input = Input::new(path)?;
+        let mut reader = Reader::of(&input)?;
+        let mut records = Vec::new();
+        while reader.next_window(&mut records, usize::MAX)?.is_some() {}
+        let interfaces = reader.interfaces();
+        let named = interfaces.iter().all(|interface| interface.name.is_some());
+        let mut as_ethernet = AsEthernet::new(interfaces.iter().map(|interface| interface.link_type).collect());
+        let interfaces = interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let warnings = reader.damage().map(ToString::to_string).into_iter().collect();
+        if !as_ethernet.is_nothing_to_do() {
+            let mut reader = Reader::of(&input)?;
+            while let Some(window) = reader.next_window(&mut records, usize::MAX)? {
+                window.frames().for_each(|frame| as_ethernet.observe(frame.interface, frame.bytes));
+            }
+        }
+        let (reader, frames) = (Reader::of(&input)?, Frames::default());
+        Ok(Side { reader, _input: input, as_ethernet, interfaces, named, warnings, frames, ended: false })
+    }
+
+    /// Reads some frames, unless it has enough. Those that can't be made Ethernet are left out.
+    fn read_on(&mut self) -> Result<(), CaptureError> {
+        if self.ended || self.frames.len() >= STRETCH {
+            return Ok(());
+        }
+        let mut records = Vec::new();
+        let Some(window) = self.reader.next_window(&mut records, STRETCH)? else {
+            self.ended = true;
+            return Ok(());
+        };
+        for frame in window.frames() {
+            let capture::Frame { number, time, interface, bytes, wire_len, .. } = frame;
+            if let Ok((bytes, wire_len)) = self.as_ethernet.convert(interface, bytes, wire_len) {
+                self.frames.push(InputFrame { number, time, interface, bytes: &bytes, wire_len });
+            }
+        }
+        Ok(())
+    }
+
+    /// Its frames, whose interfaces have names if they are `named`.
+    fn frames(&self, named: bool) -> Vec<Frame<'_>> {
+        let frame = |stored: &StoredFrame| Frame {
+            number: stored.number,
+            time: stored.time,
+            interface: self.interfaces.get(stored.interface as usize).and_then(Option::as_deref).filter(|_| named),
+            bytes: self.frames.bytes(stored),
+            wire_len: stored.wire_len,
+            ..Frame::default()
+        };
+        self.frames.records().iter().map(frame).collect()
+    }
 }
