@@ -1,8 +1,8 @@
 //! A connection entry.
 
 use super::binding::Binding;
+use super::key::ClientKey;
 use super::server::Server;
-use super::table::ClientKey;
 use super::tcp::Side;
 use super::{NEW_TIMEOUT, sctp, tcp};
 use crate::config::{Family, ForwardingMethod, Protocol};

@@ -7,6 +7,7 @@ mod binding;
 mod command;
 mod connection;
 mod index;
+mod key;
 mod open;
 mod persistence;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod scenarios;
 pub mod sctp;
 mod server;
 mod service;
+mod shard;
 mod slab;
 mod table;
 pub mod tcp;
@@ -23,11 +25,13 @@ pub use binding::{Binding, Bindings};
 pub use command::CommandError;
 pub use connection::{Advance, Connection, ConnectionId, Direction, Entry, EntryFlags, Flags, StateRules, TransportEvent};
 pub use index::{Fingerprint, Index};
+pub use key::{ClientHash, ClientKey, OtherHash};
 pub use open::{Opening, Unscheduled};
 pub use server::Server;
 pub use service::{Passed, Service, Services};
+pub use shard::{SHARDS, Shard};
 pub(crate) use slab::Slab;
-pub use table::{ClientHash, ClientKey, OtherHash, SHARDS, Shard, Table};
+pub use table::Table;
 
 use crate::config::{
     Command, ForwardingMethod, PersistenceEngine, Protocol, Sysctls, TimeoutSettings, TimerWheel, Tunnel, TunnelKind,

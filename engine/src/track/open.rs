@@ -1,8 +1,8 @@
 //! How connections come to be: scheduled for a packet (reference/linux-ipvs.md section 1.5), by the FTP helper, past all servers.
 
 use super::connection::{Connection, ConnectionId, Flags, TransportEvent};
+use super::key::ClientKey;
 use super::service::Service;
-use super::table::ClientKey;
 use super::{Ipvs, NEW_TIMEOUT, tcp};
 use crate::config::{Protocol, SchedulerKind, ServiceKey};
 use crate::draws::Draws;

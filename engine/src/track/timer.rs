@@ -9,10 +9,20 @@ use std::collections::{BTreeMap, BinaryHeap};
 /// 2^28 ns, about a quarter of a second: entries within one bucket are put in order only when their time has come.
 const BUCKET_BITS: u32 = 28;
 
+/// An entry of a bucket: how far behind its start, in ns. There is one for each connection, so it is small.
+type InBucket = (u32, ConnectionId);
+
+const _: () = assert!(size_of::<InBucket>() == 12);
+
+/// A time's bucket, and how far behind its start it is.
+fn split(at: Nanos) -> (u64, u32) {
+    (at.0 >> BUCKET_BITS, (at.0 & ((1 << BUCKET_BITS) - 1)) as u32)
+}
+
 /// When to look at which connection.
 #[derive(Clone, Debug, Default)]
 pub struct Timers {
-    later: BTreeMap<u64, Vec<(Nanos, ConnectionId)>>,
+    later: BTreeMap<u64, Vec<InBucket>>,
     soon: BinaryHeap<Reverse<(Nanos, ConnectionId)>>,
     /// Buckets before this one are in `soon`.
     first_later: u64,
@@ -21,32 +31,32 @@ pub struct Timers {
 impl Timers {
     /// Looks at the connection at that time.
     pub fn insert(&mut self, at: Nanos, id: ConnectionId) {
-        let bucket = at.0 >> BUCKET_BITS;
+        let (bucket, behind) = split(at);
         if bucket < self.first_later {
             self.soon.push(Reverse((at, id)));
         } else {
-            self.later.entry(bucket).or_default().push((at, id));
+            self.later.entry(bucket).or_default().push((behind, id));
         }
     }
 
     /// Looks at many connections; fast when neighbours in the list have about the same time.
     pub fn extend(&mut self, timers: impl IntoIterator<Item = (Nanos, ConnectionId)>) {
-        let mut run: Option<(u64, Vec<(Nanos, ConnectionId)>)> = None;
+        let mut run: Option<(u64, Vec<InBucket>)> = None;
         for (at, id) in timers {
-            let bucket = at.0 >> BUCKET_BITS;
+            let (bucket, behind) = split(at);
             if bucket < self.first_later {
                 self.soon.push(Reverse((at, id)));
                 continue;
             }
             match &mut run {
-                Some((current, entries)) if *current == bucket => entries.push((at, id)),
+                Some((current, entries)) if *current == bucket => entries.push((behind, id)),
                 _ => {
                     let entries = self.later.remove(&bucket).unwrap_or_default();
                     if let Some((bucket, entries)) = run.replace((bucket, entries)) {
                         self.later.insert(bucket, entries);
                     }
                     if let Some((_, entries)) = &mut run {
-                        entries.push((at, id));
+                        entries.push((behind, id));
                     }
                 }
             }
@@ -79,7 +89,8 @@ impl Timers {
 
     fn open(&mut self, bucket: u64) {
         self.first_later = bucket + 1;
-        self.soon.extend(self.later.remove(&bucket).into_iter().flatten().map(Reverse));
+        let entries = self.later.remove(&bucket).into_iter().flatten();
+        self.soon.extend(entries.map(|(behind, id)| Reverse((Nanos(bucket << BUCKET_BITS | u64::from(behind)), id))));
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::ForwardingMethod;
 use proptest::prelude::*;
+use std::net::Ipv6Addr;
 
 /// The server of entries that are put in without client port.
 const STRAYED_SERVER: u8 = 5;
