@@ -6,6 +6,7 @@
 pub mod fragment;
 pub mod interface;
 pub mod neighbour;
+pub mod reassembly;
 pub mod resolution;
 pub mod route;
 pub mod source;
@@ -15,9 +16,10 @@ use crate::output::Output;
 use crate::packet::ethernet::{self, ether_type};
 use crate::packet::{arp::Arp, ndisc};
 use crate::time::Nanos;
-pub use fragment::Fragments;
+
 pub use interface::{Link, Links};
 pub use neighbour::{Neighbours, Waiting};
+pub use reassembly::Fragments;
 pub use route::{PathMtus, Routes};
 use std::net::{IpAddr, Ipv6Addr};
 

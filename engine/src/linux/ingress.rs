@@ -5,7 +5,7 @@ use super::packet::Packet;
 use super::{Director, Output};
 use crate::config::{InterfaceId, MacAddr};
 use crate::director::Arrival;
-use crate::link::fragment::Reassembly;
+use crate::link::reassembly::Reassembly;
 use crate::link::route::{Way, is_group};
 use crate::packet::arp::Arp;
 use crate::packet::ethernet::{self, Ethernet, ether_type};
@@ -16,7 +16,7 @@ use crate::time::Nanos;
 use crate::verdict::{DropReason, Refusal, Verdict};
 use std::net::IpAddr;
 
-/// Which reassembly a fragment meets; see [`crate::link::fragment::DatagramKey::place`].
+/// Which reassembly a fragment meets; see [`crate::link::reassembly::DatagramKey::place`].
 pub(super) mod place {
     pub const LOCAL: u8 = 0;
     pub const FORWARD: u8 = 1;

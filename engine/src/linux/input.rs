@@ -3,7 +3,7 @@
 use super::ingress::place;
 use super::packet::{Hook, Hooked, Packet};
 use super::{Director, Output};
-use crate::link::fragment::{Expired, Reassembly};
+use crate::link::reassembly::{Expired, Reassembly};
 use crate::packet::icmp;
 use crate::time::Nanos;
 use crate::verdict::{DropReason, Verdict};

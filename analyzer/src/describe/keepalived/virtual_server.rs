@@ -1,248 +1,22 @@
-//! keepalived.conf: virtual servers and their real servers (reference/linux-ipvs.md section 11.7). Checks are not run: every
-//! real server is taken as alive. What is not about LVS is skipped; unknown keys of a virtual server are warned about.
+//! The blocks `virtual_server` and `real_server`, with the groups that they name.
 
-use super::builder::{Builder, When};
-use super::iproute::default_scope;
-use super::options::unknown_value;
-use super::problem::{Problem, nearest};
-use super::rules::{mask_length, scheduler};
-use super::words::{Line, Word, parse_address, parse_number, parse_prefix};
+use super::syntax::Node;
+use crate::describe::builder::{Builder, When};
+use crate::describe::options::unknown_value;
+use crate::describe::problem::{Problem, nearest};
+use crate::describe::rules::{mask_length, scheduler};
+use crate::describe::words::{Line, Word, parse_address, parse_number, parse_prefix};
 use lvscheck_engine::config::{
-    Address, Command, Family, ForwardingMethod, Network, Persistence, PersistenceEngine, Protocol, ServerKey, ServerSettings,
-    ServiceKey, ServiceSettings, Tunnel, TunnelChecksum, TunnelKind,
+    Command, Family, ForwardingMethod, Network, Persistence, PersistenceEngine, Protocol, ServerKey, ServerSettings, ServiceKey,
+    ServiceSettings, Tunnel, TunnelChecksum, TunnelKind,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// keepalived's own default of `persistence_timeout`, in seconds (ipvsadm's is 300).
 const DEFAULT_PERSISTENCE: u32 = 360;
-/// Blocks nest four deep in practice.
-const DEEPEST: usize = 16;
 /// Addresses that one range may stand for.
 const LARGEST_RANGE: u32 = 65_536;
-
-/// Whether a text looks like keepalived.conf.
-pub fn is_keepalived(text: &str) -> bool {
-    const BLOCKS: &[&str] = &["virtual_server", "virtual_server_group", "global_defs", "vrrp_instance", "local_address_group"];
-    text.lines().filter_map(|line| line.split_whitespace().next()).any(|word| BLOCKS.contains(&word))
-}
-
-/// A statement: its words, and the block behind it.
-#[derive(Debug)]
-struct Node<'a> {
-    line: Line<'a>,
-    words: Vec<Word<'a>>,
-    block: Option<Vec<Node<'a>>>,
-}
-
-impl<'a> Node<'a> {
-    fn key(&self) -> &str {
-        self.words.first().map_or("", |word| &word.text)
-    }
-
-    fn value(&self) -> Option<&Word<'a>> {
-        self.words.get(1)
-    }
-
-    fn problem(&self, message: impl Into<String>) -> Problem {
-        match self.words.first() {
-            Some(word) => self.line.problem(word, message),
-            None => self.line.problem_here(message),
-        }
-    }
-
-    fn need(&self, what: &str) -> Result<&Word<'a>, Problem> {
-        self.value().ok_or_else(|| self.problem(format!("`{}` needs {what}", self.key())))
-    }
-
-    fn children(&self) -> &[Node<'a>] {
-        self.block.as_deref().unwrap_or(&[])
-    }
-}
-
-/// Reads a keepalived.conf.
-///
-/// # Errors
-/// Braces that don't match, and values that keepalived would refuse.
-pub fn read(builder: &mut Builder, file: &str, text: &str) -> Result<(), Problem> {
-    let nodes = parse(builder, file, text)?;
-    let mut groups: HashMap<&str, &Node<'_>> = HashMap::new();
-    let mut local_groups: HashMap<&str, &Node<'_>> = HashMap::new();
-    for node in &nodes {
-        if let Some(name) = node.value() {
-            match node.key() {
-                "virtual_server_group" => drop(groups.insert(&name.text, node)),
-                "local_address_group" => drop(local_groups.insert(&name.text, node)),
-                _ => {}
-            }
-        }
-    }
-    let mut any = false;
-    for node in &nodes {
-        match node.key() {
-            "virtual_server" => {
-                any = true;
-                virtual_server(builder, node, &groups, &local_groups)?;
-            }
-            "vrrp_instance" => vrrp(builder, node),
-            "include" => {
-                builder.warnings.push(node.problem("included files are not read").help("put their text in place of this line"));
-            }
-            _ => {}
-        }
-    }
-    if any {
-        builder.assumed.push("every real server passes keepalived's checks".to_owned());
-    }
-    Ok(())
-}
-
-struct Open<'a> {
-    node: Node<'a>,
-    brace: (Line<'a>, Word<'a>),
-}
-
-/// Cuts the text into statements and blocks.
-fn parse<'a>(builder: &mut Builder, file: &'a str, text: &'a str) -> Result<Vec<Node<'a>>, Problem> {
-    let mut definitions: HashMap<String, String> = HashMap::new();
-    let mut top: Vec<Node<'a>> = Vec::new();
-    let mut stack: Vec<Open<'a>> = Vec::new();
-    for line in Line::all(file, text) {
-        // `!` begins a comment too.
-        let code = line.code.split('!').next().unwrap_or("");
-        let line = Line { code, ..line };
-        let mut words = split_braces(line.words()?);
-        if let Some((name, value)) = words.first().and_then(|word| definition(&word.text)) {
-            definitions.insert(name, value);
-            continue;
-        }
-        if words.first().is_some_and(|word| word.text.starts_with('@') && word.text.len() > 1) {
-            builder.warnings.push(
-                line.problem_here("this line is for certain hosts only, and was ignored")
-                    .help("remove the @ condition to have it read"),
-            );
-            // Braces of a conditional line would not match.
-            words.retain(|word| matches!(&*word.text, "{" | "}"));
-        }
-        for word in &mut words {
-            substitute(word, &definitions);
-        }
-        let mut statement: Vec<Word<'a>> = Vec::new();
-        for word in words {
-            match &*word.text {
-                "{" => {
-                    let node = if statement.is_empty() {
-                        // The brace stands on a line of its own.
-                        let list = stack.last_mut().map_or(&mut top, |open| open.node.block.get_or_insert_default());
-                        match list.pop() {
-                            Some(node) if node.block.is_none() => node,
-                            _ => return Err(line.problem(&word, "`{` without a name before it")),
-                        }
-                    } else {
-                        Node { line, words: std::mem::take(&mut statement), block: None }
-                    };
-                    if stack.len() >= DEEPEST {
-                        return Err(line.problem(&word, "blocks are nested too deeply"));
-                    }
-                    stack.push(Open { node: Node { block: Some(Vec::new()), ..node }, brace: (line, word) });
-                }
-                "}" => {
-                    flush(&mut top, &mut stack, line, &mut statement);
-                    match stack.pop() {
-                        Some(open) => {
-                            stack.last_mut().map_or(&mut top, |open| open.node.block.get_or_insert_default()).push(open.node);
-                        }
-                        None => {
-                            return Err(line
-                                .problem(&word, "`}` without a `{` before it")
-                                .help("remove it, or look for a brace that is closed too early above"));
-                        }
-                    }
-                }
-                _ => statement.push(word),
-            }
-        }
-        flush(&mut top, &mut stack, line, &mut statement);
-    }
-    match stack.last() {
-        Some(Open { node, brace: (line, word) }) => {
-            Err(line.problem(word, format!("this `{{` of `{}` is never closed", node.key())).help("add `}` where the block ends"))
-        }
-        None => Ok(top),
-    }
-}
-
-fn flush<'a>(top: &mut Vec<Node<'a>>, stack: &mut [Open<'a>], line: Line<'a>, statement: &mut Vec<Word<'a>>) {
-    if !statement.is_empty() {
-        let node = Node { line, words: std::mem::take(statement), block: None };
-        stack.last_mut().map_or(top, |open| open.node.block.get_or_insert_default()).push(node);
-    }
-}
-
-/// Braces that touch a word are words of their own: `real_server 10.0.0.11 80{`. Those of `${NAME}` belong to the name.
-fn split_braces<'a>(words: Vec<Word<'a>>) -> Vec<Word<'a>> {
-    let mut out = Vec::with_capacity(words.len());
-    for word in words {
-        let mut start = 0;
-        let mut inside = false;
-        let text = word.text.clone();
-        let mut previous = ' ';
-        for (at, c) in text.char_indices() {
-            match c {
-                '{' if previous == '$' => inside = true,
-                '}' if inside => inside = false,
-                '{' | '}' => {
-                    if at > start {
-                        out.push(part(&word, start, at));
-                    }
-                    out.push(part(&word, at, at + 1));
-                    start = at + 1;
-                }
-                _ => {}
-            }
-            previous = c;
-        }
-        if start < text.len() {
-            out.push(part(&word, start, text.len()));
-        }
-    }
-    out
-}
-
-fn part<'a>(word: &Word<'a>, start: usize, end: usize) -> Word<'a> {
-    let text = word.text.get(start..end).unwrap_or("").to_owned();
-    Word { length: text.chars().count().max(1), text: text.into(), ..word.from(start) }
-}
-
-/// `$NAME=value`
-fn definition(text: &str) -> Option<(String, String)> {
-    let (name, value) = text.strip_prefix('$')?.split_once('=')?;
-    let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    plain.then(|| (name.to_owned(), value.to_owned()))
-}
-
-/// Replaces a word that is `$NAME` or `${NAME}`.
-fn substitute(word: &mut Word<'_>, definitions: &HashMap<String, String>) {
-    let Some(name) = word.text.strip_prefix('$') else { return };
-    let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
-    if let Some(value) = definitions.get(name) {
-        word.text = value.clone().into();
-    }
-}
-
-/// The virtual addresses of a VRRP instance, where its interface is described.
-fn vrrp(builder: &mut Builder, node: &Node<'_>) {
-    let default = node.children().iter().find(|child| child.key() == "interface").and_then(Node::value);
-    let lists = node.children().iter().filter(|child| matches!(child.key(), "virtual_ipaddress" | "virtual_ipaddress_excluded"));
-    for entry in lists.flat_map(Node::children) {
-        let Ok((address, prefix_len)) = parse_prefix(entry.key()) else { continue };
-        let dev = entry.words.iter().position(|word| word.text == "dev").and_then(|at| entry.words.get(at + 1)).or(default);
-        if let Some(id) = dev.and_then(|name| builder.config.interface(&name.text)) {
-            let scope = default_scope(address);
-            builder.add_address(id, Address { address, prefix_len, scope, secondary: false, sapool: false });
-        }
-    }
-}
 
 /// Keys of a virtual server that don't change packets while every server is alive.
 #[rustfmt::skip]
@@ -271,7 +45,7 @@ fn warn_unknown(builder: &mut Builder, node: &Node<'_>, read: &[&str], place: &s
     builder.warnings.push(problem);
 }
 
-fn virtual_server(
+pub(super) fn virtual_server(
     builder: &mut Builder,
     node: &Node<'_>,
     groups: &HashMap<&str, &Node<'_>>,
@@ -417,7 +191,7 @@ fn read_method(node: &Node<'_>) -> Result<ForwardingMethod, Problem> {
     Ok(ForwardingMethod::Tunnel(tunnel))
 }
 
-type Keys = Vec<(ServiceKey, super::Place)>;
+type Keys = Vec<(ServiceKey, crate::describe::Place)>;
 
 fn service_keys(
     node: &Node<'_>,
@@ -582,53 +356,4 @@ fn real_server(
     let command = Command::AddServer { service: service.clone(), server: ServerKey { address, port }, settings };
     builder.take(command, When::Setup, Some(line.place(word)));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::describe::print::print_rules;
-
-    fn rules(text: &str) -> (String, Builder) {
-        let mut builder = Builder::default();
-        read(&mut builder, "keepalived.conf", text).unwrap();
-        (print_rules(&builder.config), builder)
-    }
-
-    #[test]
-    fn defaults_are_keepaliveds() {
-        let (rules, builder) = rules(
-            "! comment\nglobal_defs { router_id x }\nvrrp_instance V { interface eth0\n virtual_ipaddress { 1.2.3.4 } }\n\
-             virtual_server 200.200.200.1 80\n{\n  delay_loop 6\n  persistence_timeout\n  real_server 10.0.0.11 8080 {\n TCP_CHECK {\n connect_timeout 3\n }\n }\n\
-             real_server 10.0.0.12 8080 { weight 3 }\n}\n",
-        );
-        assert_eq!(
-            rules,
-            "-A -t 200.200.200.1:80 -s wlc -p 360\n-a -t 200.200.200.1:80 -r 10.0.0.11:8080 -m -w 1\n\
-             -a -t 200.200.200.1:80 -r 10.0.0.12:8080 -m -w 3\n"
-        );
-        assert!(builder.warnings.is_empty(), "{:?}", builder.warnings);
-    }
-
-    #[test]
-    fn groups_ranges_and_parameters() {
-        let (rules, _) = rules(
-            "$PORT=443\nvirtual_server_group web { 200.200.200.1-2 $PORT\n fwmark 7 inet6 }\n\
-             virtual_server group web { lvs_sched rr\n lvs_method TUN type gue port 6080 csum\n real_server 2001:db8::11 ${PORT} { } }\n",
-        );
-        assert_eq!(
-            rules,
-            "-A -t 200.200.200.1:443 -s rr\n-a -t 200.200.200.1:443 -r [2001:db8::11]:443 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n\
-             -A -t 200.200.200.2:443 -s rr\n-a -t 200.200.200.2:443 -r [2001:db8::11]:443 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n\
-             -A -f 7 -6 -s rr\n-a -f 7 -6 -r [2001:db8::11]:443 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n"
-        );
-    }
-
-    #[test]
-    fn unknown_keys_are_warned_about() {
-        let (_, builder) = rules("virtual_server 1.2.3.4 80 { lb_alog rr }");
-        let warning = builder.warnings.first().unwrap();
-        assert_eq!(warning.help.as_deref(), Some("did you mean `lb_algo`?"));
-    }
 }
