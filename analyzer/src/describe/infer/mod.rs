@@ -3,14 +3,17 @@
 //!
 //! Memory is bounded: each table has a limit, beyond which new entries are only counted.
 
+mod opening;
+mod servers;
 mod synthesis;
 
 use super::arguments::ServerArgument;
 use super::roles::Roles;
 use super::{DescribeError, Description};
 use lvscheck_engine::config::{Command, ForwardingMethod, MacAddr, Network, Protocol, SchedulerKind, ServiceKey};
-use lvscheck_engine::packet::{Ethernet, FlowKey, Headers, Tcp, ethernet::ether_type, tcp};
+use lvscheck_engine::packet::{Ethernet, FlowKey, Headers};
 use lvscheck_engine::profile::Profile;
+use opening::{Evidence, opening, read};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -65,16 +68,6 @@ struct LinkKey {
     mac: MacAddr,
     /// EtherType and VLAN ID, outermost first.
     tags: Vec<(u16, u16)>,
-}
-
-/// Why something is taken for a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Evidence {
-    Syn,
-    SynAck,
-    Datagram,
-    Init,
-    Midstream,
 }
 
 #[derive(Clone, Debug)]
@@ -243,8 +236,8 @@ impl Inference {
             return false;
         }
         match opening(headers, packet, &mut tally.mss_mtu) {
-            Some(Opening { evidence: Evidence::SynAck, .. }) => !self.knows_service(&headers.flow(packet).reversed()),
-            Some(Opening { evidence: Evidence::Datagram, .. }) => {
+            Some(Evidence::SynAck) => !self.knows_service(&headers.flow(packet).reversed()),
+            Some(Evidence::Datagram) => {
                 let flow = headers.flow(packet);
                 !self.udp_flows.contains(&flow) && !self.udp_flows.contains(&flow.reversed())
             }
@@ -283,7 +276,7 @@ impl Inference {
     fn observe_told(&mut self, ethernet: &Ethernet<'_>, packet: &[u8], headers: &Headers) {
         if self.told_addresses.binary_search(&headers.destination).is_ok() {
             let flow = headers.flow(packet);
-            if let Some(Opening { evidence, .. }) = opening(headers, packet, &mut self.mss_mtu) {
+            if let Some(evidence) = opening(headers, packet, &mut self.mss_mtu) {
                 self.service(evidence, flow, ethernet, ethernet.destination());
             } else if !self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port)) {
                 self.service(Evidence::Midstream, flow, ethernet, ethernet.destination());
@@ -311,7 +304,7 @@ impl Inference {
             return;
         }
         match opening(headers, packet, &mut self.mss_mtu) {
-            Some(Opening { evidence: Evidence::SynAck, .. }) => {
+            Some(Evidence::SynAck) => {
                 let flow = headers.flow(packet).reversed();
                 // Only of use when the SYN was not captured.
                 if !self.index.contains_key(&(flow.protocol, flow.destination, flow.destination_port)) {
@@ -319,7 +312,7 @@ impl Inference {
                     self.client(flow.source, ethernet.destination(), ethernet, ethernet.source());
                 }
             }
-            Some(Opening { evidence: Evidence::Datagram, .. }) => {
+            Some(Evidence::Datagram) => {
                 let flow = headers.flow(packet);
                 if self.udp_flows.contains(&flow) || self.udp_flows.contains(&flow.reversed()) {
                     return;
@@ -332,7 +325,7 @@ impl Inference {
                 self.service(Evidence::Datagram, flow, ethernet, ethernet.destination());
                 self.client(flow.source, ethernet.source(), ethernet, ethernet.destination());
             }
-            Some(Opening { evidence, .. }) => {
+            Some(evidence) => {
                 let flow = headers.flow(packet);
                 self.service(evidence, flow, ethernet, ethernet.destination());
                 self.client(flow.source, ethernet.source(), ethernet, ethernet.destination());
@@ -449,61 +442,10 @@ impl Inference {
     }
 }
 
-/// An IP packet in an Ethernet frame, with its headers.
-fn read(frame: &[u8]) -> Option<(Ethernet<'_>, &[u8], Headers)> {
-    let ethernet = Ethernet::new_checked(frame).ok()?;
-    if !matches!(ethernet.ether_type(), ether_type::IPV4 | ether_type::IPV6) {
-        return None;
-    }
-    let packet = ethernet.payload();
-    let headers = Headers::of(packet).ok()?;
-    Some((ethernet, packet, headers))
-}
-
 fn count(links: &mut Vec<(usize, u64)>, link: usize) {
     match links.iter_mut().find(|(known, _)| *known == link) {
         Some((_, count)) => *count += 1,
         None => links.push((link, 1)),
-    }
-}
-
-struct Opening {
-    evidence: Evidence,
-}
-
-/// Whether a packet opens a flow. A SYN's MSS option tells the MTU of its sender's link.
-fn opening(headers: &Headers, packet: &[u8], mss_mtu: &mut usize) -> Option<Opening> {
-    let transport = headers.transport(packet);
-    let evidence = match Protocol(headers.protocol) {
-        Protocol::TCP => {
-            let segment = Tcp::new_checked(transport).ok()?;
-            if !segment.has(tcp::flags::SYN) {
-                return None;
-            }
-            let overhead = if headers.source.is_ipv4() { 40 } else { 60 };
-            if let Some(mss) = maximum_segment_size(segment.options()) {
-                *mss_mtu = (*mss_mtu).max(usize::from(mss) + overhead);
-            }
-            if segment.has(tcp::flags::ACK) { Evidence::SynAck } else { Evidence::Syn }
-        }
-        Protocol::UDP if transport.len() >= 8 => Evidence::Datagram,
-        // The first chunk's type follows the common header of 12 bytes; 1 is INIT (RFC 9260 section 3.2).
-        Protocol::SCTP if transport.get(12) == Some(&1) => Evidence::Init,
-        _ => return None,
-    };
-    Some(Opening { evidence })
-}
-
-/// The value of the MSS option (RFC 9293 section 3.7.1).
-fn maximum_segment_size(mut options: &[u8]) -> Option<u16> {
-    loop {
-        match *options {
-            [1, ref rest @ ..] => options = rest,
-            [2, 4, high, low, ..] => return Some(u16::from_be_bytes([high, low])),
-            [0, ..] | [] => return None,
-            [_, length, ..] => options = options.get(usize::from(length).max(2)..)?,
-            [_] => return None,
-        }
     }
 }
 
@@ -521,6 +463,7 @@ mod tests {
     use super::*;
     use crate::describe::{arguments, print_rules, read_text};
     use lvscheck_engine::config::InterfaceId;
+    use lvscheck_engine::packet::ethernet::ether_type;
     use lvscheck_engine::packet::ethernet::{self, Tag};
     use std::net::Ipv4Addr;
 
