@@ -164,6 +164,10 @@ fn a_changed_golden_is_refused() {
     let mut changed = records.clone();
     changed[9][16 + 22] ^= 1;
     insta::assert_snapshot!("golden_changed", with(&changed));
+    // The last record is cut, as when a recording was stopped too early: that is said.
+    let mut cut = records.clone();
+    cut.last_mut().unwrap().pop();
+    insta::assert_snapshot!("golden_cut", with(&cut));
     let mut dropped = records.clone();
     dropped.remove(9);
     insta::assert_snapshot!("golden_dropped", with(&dropped));

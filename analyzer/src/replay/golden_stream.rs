@@ -10,7 +10,7 @@ use super::session::InputFrame;
 use super::sides::{Sender, Sides};
 use super::work::interface_name;
 use crate::capture::link::ETHERNET;
-use crate::capture::{CaptureError, Input, OwnedWindow, Reader, Record};
+use crate::capture::{CaptureError, Damage, Input, OwnedWindow, Reader, Record};
 use crate::compare::Comparison;
 use crate::compare::draws::take_over;
 use crate::compare::ignore::Ignore;
@@ -161,6 +161,14 @@ impl<'a> GoldenStream<'a> {
             Source::Sent(_) => true,
         };
         Ok(is_ethernet.then_some(self.last))
+    }
+
+    /// The fault that ended a capture early.
+    pub(super) fn damage(&self) -> Option<&Damage> {
+        match &self.source {
+            Source::File(stream) => stream.reader.damage(),
+            Source::Sent(_) => None,
+        }
     }
 
     /// The result, once everything left, and if something differs, how far it agrees and which doubts are near.

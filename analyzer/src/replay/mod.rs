@@ -217,7 +217,7 @@ pub fn run_observed(request: &Request, observe: &mut (dyn FnMut(bulk::Step) + Se
     let outcome = Outcome {
         replies: check.replies(&worked),
         golden: golden_result,
-        input: summary(&loaded),
+        input: summary(&loaded, golden.as_ref()),
         director: director_summary(request, &description),
         verdicts: worked.verdicts,
         roles: Roles { unreadable: loaded.unreadable.clone(), ..worked.roles },
@@ -312,7 +312,8 @@ fn method_of(mode: Mode) -> Option<ForwardingMethod> {
     }
 }
 
-fn summary(loaded: &Loaded) -> InputSummary {
+fn summary(loaded: &Loaded, golden: Option<&Loaded>) -> InputSummary {
+    let golden_warnings = golden.into_iter().flat_map(|golden| &golden.warnings);
     let times = || loaded.frames.records().iter().map(|frame| frame.time);
     InputSummary {
         files: loaded.files.clone(),
@@ -321,7 +322,7 @@ fn summary(loaded: &Loaded) -> InputSummary {
         wire_bytes: loaded.frames.records().iter().map(|frame| u64::from(frame.wire_len)).sum(),
         first: times().min().unwrap_or_default(),
         last: times().max().unwrap_or_default(),
-        warnings: loaded.warnings.clone(),
+        warnings: loaded.warnings.iter().chain(golden_warnings).cloned().collect(),
     }
 }
 

@@ -120,6 +120,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
     work.agreed()?;
     work.replies.settle(true, |_| None, None);
     let Work { mut session, golden, watch, translations, replies, wire_bytes, times, unreadable, doubts, .. } = work;
+    let golden_damage = golden.as_ref().and_then(GoldenStream::damage).map(ToString::to_string);
     let (golden, trial) = golden.map(|golden| golden.finish(session.director(), doubts)).unzip();
     // As Ethernet, and without those that could not be made that.
     (counts.wire_bytes, counts.times) = (wire_bytes, times.map(|(_, earliest, latest)| (earliest, latest)));
@@ -135,7 +136,7 @@ fn replay(request: BulkRequest<'_>, output: Option<File<'_, '_>>, annotated: Opt
         translations: translations.into_list(),
         ..Outcome::default()
     };
-    let warnings = input.damage().map(ToString::to_string).collect();
+    let warnings = input.damage().map(ToString::to_string).chain(golden_damage).collect();
     let trial = trial.flatten();
     Ok(Ok(BulkResult { outcome, counts, warnings, handled, trial, director: session.into_director() }))
 }

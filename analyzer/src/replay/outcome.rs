@@ -56,7 +56,7 @@ pub struct InputSummary {
     pub first: Nanos,
     /// Time of the last frame.
     pub last: Nanos,
-    /// Faults of the files that lost something, in words.
+    /// Faults of the files that lost something, the golden's too, in words.
     pub warnings: Vec<String>,
 }
 
