@@ -2,6 +2,7 @@
 
 use super::outcome::Demand;
 use super::session::InputFrame;
+use foldhash::HashSet;
 use lvscheck_engine::DirectorConfig;
 use lvscheck_engine::config::{Command, ForwardingMethod, MacAddr, ServerKey, ServiceKey, TunnelKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,9 @@ pub struct Watch {
     servers: BTreeMap<IpAddr, ForwardingMethod>,
     virtual_addresses: BTreeSet<IpAddr>,
     director_macs: BTreeSet<MacAddr>,
-    clients: BTreeSet<(IpAddr, u16)>,
+    /// Of connections to virtual addresses, as far as answers must pass the director: under NAT.
+    clients: HashSet<(IpAddr, u16)>,
+    judges_answers: bool,
     found: BTreeMap<(&'static str, String), Demand>,
     judges_arp: bool,
     smallest_mtu: u32,
@@ -37,6 +40,7 @@ impl Watch {
                 }
                 Command::AddServer { server: ServerKey { address, .. }, settings, .. } => {
                     watch.servers.insert(*address, settings.method);
+                    watch.judges_answers |= settings.method == ForwardingMethod::Nat;
                     // Under NAT and FULLNAT no real server has the VIP.
                     watch.judges_arp |=
                         macs_known && matches!(settings.method, ForwardingMethod::Dr | ForwardingMethod::Tunnel(_));
@@ -71,16 +75,21 @@ impl Watch {
     /// Looks at a frame, whatever its role.
     pub fn look(&mut self, frame: InputFrame<'_>) {
         self.arp(frame);
+        if !self.judges_answers && self.tunnel_overhead == 0 {
+            return;
+        }
         let Some(flow) = reply::flow(frame.bytes) else { return };
         if self.virtual_addresses.contains(&flow.destination.0) {
-            self.clients.insert(flow.source);
+            if self.judges_answers {
+                self.clients.insert(flow.source);
+            }
             self.big_request(frame);
             return;
         }
-        let method = self.servers.get(&flow.source.0).copied();
-        let to_client = self.clients.contains(&flow.destination);
-        let to_director = mac(frame.bytes, 0).is_some_and(|mac| self.director_macs.contains(&mac));
-        if method == Some(ForwardingMethod::Nat) && to_client && !to_director {
+        let by_nat = self.servers.get(&flow.source.0) == Some(&ForwardingMethod::Nat);
+        let to_client = || self.clients.contains(&flow.destination);
+        let to_director = || mac(frame.bytes, 0).is_some_and(|mac| self.director_macs.contains(&mac));
+        if by_nat && to_client() && !to_director() {
             let (server, client) = (flow.source.0, flow.destination.0);
             let message = format!(
                 "an answer reaches client {client} with the real server's address {server} as its source: it did not pass the \
