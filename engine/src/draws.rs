@@ -47,6 +47,20 @@ pub enum Draw {
     Twos(u64),
 }
 
+impl Draw {
+    /// The number among draws of its kind, if only one packet shows it, or the fragments of one, which leave together.
+    pub fn of_packet(&self) -> Option<u64> {
+        match *self {
+            Draw::Ipv4Id(number)
+            | Draw::FlowLabel(number)
+            | Draw::Ipv6FragmentId(number)
+            | Draw::Timestamp(number)
+            | Draw::Payload(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 /// A draw on which it hung what a director did: with the alternative value it would have done something else. Such draws
 /// can't be read off a field; whoever has a golden tries them (see [`crate::settle`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! what the reference lists as random.
 
 use super::checksum;
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use lvscheck_engine::draws::Draw;
 use lvscheck_engine::output::{DrawnField, DrawnKind};
 use std::collections::BTreeMap;
@@ -149,10 +149,17 @@ pub struct EqualPair<'f> {
 /// A field that shows a draw: the shift, the frames and the expected one's number, the field, its expected and its actual value.
 type Use = (u64, Pair, u64, DrawnField, u64, u64);
 
+/// So many draws are never too many.
+const ENOUGH: usize = 1 << 18;
+
 /// Collects draws.
 #[derive(Debug)]
 pub struct Learner {
     values: HashMap<Draw, Learned>,
+    /// How many were forgotten, by kind.
+    forgotten: BTreeMap<&'static str, u64>,
+    /// How many may be known before old ones are looked for.
+    enough: usize,
     local_ports: RangeInclusive<u16>,
     disputed: Vec<Draw>,
     outside: Vec<Contradiction>,
@@ -161,7 +168,8 @@ pub struct Learner {
 impl Learner {
     /// Nothing learned yet; drawn source ports must lie in this range.
     pub fn new(local_ports: RangeInclusive<u16>) -> Learner {
-        Learner { values: HashMap::new(), local_ports, disputed: Vec::new(), outside: Vec::new() }
+        let (values, forgotten, disputed, outside) = Default::default();
+        Learner { values, forgotten, enough: ENOUGH, local_ports, disputed, outside }
     }
 
     /// Learns from two frames that are equal but for their draws.
@@ -200,14 +208,37 @@ impl Learner {
         taken
     }
 
+    /// Forgets draws of single packets that are old, once there are many: no frame that is still to come shows them. `is_old` is told
+    /// the draw, its number among those of its kind, and the number of the expected frame that showed it.
+    pub fn forget(&mut self, is_old: impl Fn(&Draw, u64, u64) -> bool) {
+        if self.values.len() < self.enough {
+            return;
+        }
+        let forgotten = &mut self.forgotten;
+        self.values.retain(|draw, learned| {
+            let old = draw.of_packet().is_some_and(|number| is_old(draw, number, learned.first));
+            if old {
+                *forgotten.entry(kind(draw)).or_insert(0) += 1;
+            }
+            !old
+        });
+        self.enough = (2 * self.values.len()).max(ENOUGH);
+    }
+
     /// Whether every draw had one value so far, and one that it may have.
     pub fn agrees(&self) -> bool {
         self.disputed.is_empty() && self.outside.is_empty()
     }
 
+    /// How many draws are known.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.values.len()
+    }
+
     /// How many draws were learned, by kind.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let mut counts = BTreeMap::new();
+        let mut counts = self.forgotten.clone();
         for draw in self.values.keys() {
             *counts.entry(kind(draw)).or_insert(0) += 1;
         }

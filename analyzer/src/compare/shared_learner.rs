@@ -16,6 +16,9 @@ const BLOCK: usize = 65_536;
 /// Blocks: more connections than that are learned like the other draws.
 const BLOCKS: usize = 4096;
 
+/// Packets whose frames are compared at the same time are not this many apart.
+const APART: u64 = 1 << 17;
+
 /// What was learned so far.
 #[derive(Debug)]
 pub struct SharedLearner {
@@ -65,6 +68,10 @@ impl SharedLearner {
     fn see_other(&self, expected: &[u8], actual: &[u8], field: &DrawnField) -> bool {
         self.others.lock().is_ok_and(|mut learner| {
             learner.see(EqualPair { expected, actual, drawn: std::slice::from_ref(field), ..EqualPair::default() });
+            if let Some(latest) = field.draw.of_packet() {
+                let same_kind = |draw: &Draw| std::mem::discriminant(draw) == std::mem::discriminant(&field.draw);
+                learner.forget(|draw, number, _| same_kind(draw) && number.saturating_add(APART) < latest);
+            }
             learner.agrees()
         })
     }
@@ -118,6 +125,19 @@ mod tests {
         assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [("TCP sequence offset", 1000)]);
         let ids = learned_together(|number| Draw::Ipv4Id(u64::from(number)));
         assert_eq!(ids.into_iter().collect::<Vec<_>>(), [("IP ID", 1000)]);
+    }
+
+    #[test]
+    fn draws_of_packets_that_left_long_ago_are_forgotten() {
+        let learner = SharedLearner::new(32768..=60999);
+        let see = |number: u64, value: u16| {
+            learner.see(&value.to_be_bytes(), &[0, 0], &[DrawnField::value(Draw::Ipv4Id(number), 0, 2)])
+        };
+        let many = 1_000_000;
+        assert!((0..many).all(|number| see(number, number as u16)));
+        assert!(learner.others.lock().unwrap().known() < 500_000);
+        assert_eq!(learner.counts().into_iter().collect::<Vec<_>>(), [("IP ID", many)]);
+        assert!(!see(many - 1, 7), "the last ones are known");
     }
 
     #[test]

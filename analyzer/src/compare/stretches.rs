@@ -58,6 +58,9 @@ impl Stretches {
         let mut judge = Judge::new(&self.options.ignore);
         let mut equal = |(one, other): (&Frame<'_>, &Frame<'_>)| judge.same_interface(one, other) && judge.equal(one, other);
         let most = if tells_twice { 0 } else { self.reach };
+        // Fragments of one packet may stand on both sides of the place, but not far from it.
+        let last = expected.last().map_or(0, |frame| frame.number);
+        self.memory.learner.forget(|_, _, first| first.saturating_add(self.reach as u64) < last);
         self.known = expected.iter().rev().zip(actual.iter().rev()).take(most).take_while(|pair| equal(*pair)).count();
         (done.0 - self.known, done.1 - self.known)
     }
