@@ -12,7 +12,7 @@ use super::{Context, Frame, Options};
 /// How many frames of a side are compared at once: some megabytes, and several times [`REACH`].
 pub const STRETCH: usize = 32_768;
 
-/// How many frames partners may be apart.
+/// How many frames partners may be apart; fewer where frames are so long that a stretch has fewer than four times as many.
 pub const REACH: usize = 8_192;
 
 /// What the stretches so far gave.
@@ -40,7 +40,9 @@ impl Stretches {
     /// Compares as much as can be of what is there so far, or if that is `all` there is, all of it. Returns how many frames of each
     /// side are not needed any more.
     pub fn go_on(&mut self, expected: &[Frame<'_>], actual: &[Frame<'_>], all: bool, context: &dyn Context) -> (usize, usize) {
-        let done = if all { (expected.len(), actual.len()) } else { cut(expected, actual, &self.options, self.reach) };
+        // Of long frames few fill a stretch, most of which is to be done.
+        let reach = self.reach.min(expected.len().max(actual.len()) / 4);
+        let done = if all { (expected.len(), actual.len()) } else { cut(expected, actual, &self.options, reach) };
         let (expected, actual) = (&expected[..done.0], &actual[..done.1]);
         let limit = self.options.limit.saturating_sub(self.result.findings.len());
         let options = Options { limit, ..self.options.clone() };
@@ -57,7 +59,7 @@ impl Stretches {
         self.result.findings.extend(found.findings);
         let mut judge = Judge::new(&self.options.ignore);
         let mut equal = |(one, other): (&Frame<'_>, &Frame<'_>)| judge.same_interface(one, other) && judge.equal(one, other);
-        let most = if tells_twice { 0 } else { self.reach };
+        let most = if tells_twice { 0 } else { reach };
         // Fragments of one packet may stand on both sides of the place, but not far from it.
         let last = expected.last().map_or(0, |frame| frame.number);
         self.memory.learner.forget(|_, _, first| first.saturating_add(self.reach as u64) < last);
@@ -168,6 +170,14 @@ mod tests {
         let counts: Vec<(FindingKind, u64)> = found.counts.iter().map(|(kind, count)| (*kind, *count)).collect();
         assert_eq!(counts, [(FindingKind::Field, 1999), (FindingKind::Missing, 1)]);
         assert_eq!((found.expected, found.actual, found.equal, found.findings.len()), (2000, 1999, 0, 1000));
+    }
+
+    #[test]
+    fn a_stretch_of_few_frames_is_done_for_the_most_part() {
+        let (one, other) = (frames(&(0..100).collect::<Vec<u16>>()), frames(&(1000..1100).collect::<Vec<u16>>()));
+        let mut stretches = Stretches::new(Options::default());
+        let done = stretches.go_on(&numbered(&one), &numbered(&other), false, &());
+        assert_eq!(done, (75, 75));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::compare::{Frame, Options};
 use foldhash::HashMap;
 
 /// How many frames of each side stand before a place that no pair crosses, so that what comes later changes nothing about them: as far
-/// as frames are partners at most `reach` frames apart. It is never 0 of both unless both are shorter than that.
+/// as frames are partners at most `reach` frames apart. Of what lies further from the ends, at least three quarters stand before it.
 pub fn cut(expected: &[Frame<'_>], actual: &[Frame<'_>], options: &Options, reach: usize) -> (usize, usize) {
     let mut judge = Judge::new(&options.ignore);
     let mut equal = |(one, other): (&Frame<'_>, &Frame<'_>)| judge.same_interface(one, other) && judge.equal(one, other);
