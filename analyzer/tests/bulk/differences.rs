@@ -3,6 +3,11 @@
 use super::*;
 use lvscheck::compare::Comparison;
 use lvscheck::compare::FindingKind::{self, Duplicated, Field, Missing, Moved, RealServer, Unexpected};
+use lvscheck::describe;
+use lvscheck::replay::{InputFrame, Places, Session, Sink};
+use lvscheck_engine::draws::Draw;
+use lvscheck_engine::verdict::Verdict;
+use lvscheck_engine::{Draws, EmittedFrame};
 
 /// The records of a pcap file.
 fn records(capture: &[u8]) -> Vec<Vec<u8>> {
@@ -180,4 +185,51 @@ fn real_servers_of_large_goldens_are_observed() {
     std::fs::write(folder.path().join("changed.pcap"), [&golden[..24], &changed.concat()].concat()).unwrap();
     let outcome = requested(folder.path(), "traffic.pcap", Source::File(folder.path().join("changed.pcap")), true);
     assert!(outcome.conforms(), "{:?}", outcome.golden);
+}
+
+/// Writes what leaves.
+struct Written(Writer);
+
+impl Sink for Written {
+    fn emitted(&mut self, frame: EmittedFrame<'_>, _: Option<u64>, _: Option<Verdict>) {
+        self.0.write(frame.time, 0, frame.bytes, frame.bytes.len() as u32, None).unwrap();
+    }
+
+    fn reply(&mut self, _: InputFrame<'_>, _: EmittedFrame<'_>) {}
+
+    fn sent(&mut self, _: InputFrame<'_>) {}
+}
+
+#[test]
+fn draws_that_decide_are_tried_in_stretches() {
+    let folder = tempfile::tempdir().unwrap();
+    traffic(folder.path(), Method::Fullnat);
+    let setup = folder.path().join("director/setup.sh");
+    let mut text = std::fs::read_to_string(&setup).unwrap();
+    for (last, service) in [(212, "-t"), (213, "-t"), (212, "-u"), (213, "-u")] {
+        text.push_str(&format!("ipvsadm --add-laddr -z 10.0.0.{last} {service} 200.200.200.1:80 -F dpdk1\n"));
+    }
+    std::fs::write(&setup, text).unwrap();
+    let config = describe::load(&folder.path().join("director")).unwrap().config;
+    // The local address of two connections of thousands advances by two, and so do those behind it.
+    let mut draws = Draws::default();
+    [3_000, 6_000].into_iter().for_each(|number| draws.learn(Draw::DoubleStep(number), 1));
+    let mut session = Session::new(&config, Places::new(&config, [Some("eth0")].into_iter()), draws, false, false).unwrap();
+    let mut written = Written(Writer::create(&folder.path().join("golden.pcap"), &["eth0"]).unwrap());
+    let mut reader = Reader::open(&folder.path().join("traffic.pcap")).unwrap();
+    let mut records = Vec::new();
+    let mut last = Nanos(0);
+    while let Some(window) = reader.next_window(&mut records, usize::MAX).unwrap() {
+        for frame in window.frames() {
+            let lvscheck::capture::Frame { number, time, interface, bytes, wire_len, .. } = frame;
+            session.step(InputFrame { number, time, interface, bytes, wire_len }, &mut written);
+            last = time;
+        }
+    }
+    session.advance(last, &mut written);
+    written.0.finish().unwrap();
+    let [fast, careful] = [true, false].map(|bulk| replayed(folder.path(), bulk, Some("golden.pcap"), None).outcome);
+    same(&fast, &careful);
+    assert!(fast.conforms() && went_one_by_one(&fast));
+    assert_eq!(fast.golden.unwrap().learned["decision"], 2);
 }
