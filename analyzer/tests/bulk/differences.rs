@@ -214,7 +214,7 @@ fn draws_that_decide_are_tried_in_stretches() {
     // The local address of two connections of thousands advances by two, and so do those behind it.
     let mut draws = Draws::default();
     [3_000, 6_000].into_iter().for_each(|number| draws.learn(Draw::DoubleStep(number), 1));
-    let mut session = Session::new(&config, Places::new(&config, [Some("eth0")].into_iter()), draws, false, false).unwrap();
+    let mut session = Session::new(&config, Places::new(&config, [Some("eth0")]), draws, false, false).unwrap();
     let mut written = Written(Writer::create(&folder.path().join("golden.pcap"), &["eth0"]).unwrap());
     let mut reader = Reader::open(&folder.path().join("traffic.pcap")).unwrap();
     let mut records = Vec::new();
