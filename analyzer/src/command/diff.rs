@@ -5,7 +5,7 @@ use super::{CommonArgs, print, warn};
 use crate::capture::link::AsEthernet;
 use crate::capture::{self, CaptureError, Input, Reader};
 use crate::compare::ignore::Ignore;
-use crate::compare::stretches::{STRETCH, Stretches};
+use crate::compare::stretches::{STRETCH, Stretches, is_enough};
 use crate::compare::{Frame, Options};
 use crate::exit::{Failure, Status};
 use crate::replay::{Frames, InputFrame, StoredFrame};
@@ -32,7 +32,7 @@ pub(super) fn run(args: &DiffArgs, common: &CommonArgs) -> Result<Status, Failur
             side.read_on()?;
         }
         let all = expected.ended && actual.ended;
-        if all || expected.frames.len().max(actual.frames.len()) >= STRETCH {
+        if all || expected.has_enough() || actual.has_enough() {
             let done = stretches.go_on(&expected.frames(named), &actual.frames(named), all, &());
             expected.frames.forget(done.0);
             actual.frames.forget(done.1);
@@ -101,9 +101,13 @@ impl Side {
         Ok(Side { reader, _input: input, as_ethernet, interfaces, named, warnings, frames, ended: false })
     }
 
+    fn has_enough(&self) -> bool {
+        is_enough(self.frames.len(), self.frames.total_bytes())
+    }
+
     /// Reads some frames, unless it has enough. Those that can't be made Ethernet are left out.
     fn read_on(&mut self) -> Result<(), CaptureError> {
-        if self.ended || self.frames.len() >= STRETCH {
+        if self.ended || self.has_enough() {
             return Ok(());
         }
         let mut records = Vec::new();

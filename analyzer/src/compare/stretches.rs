@@ -12,6 +12,14 @@ use super::{Context, Frame, Options};
 /// How many frames of a side are compared at once: some megabytes, and several times [`REACH`].
 pub const STRETCH: usize = 32_768;
 
+/// How many bytes of a side are enough, however few frames they are.
+const ENOUGH: u64 = 32 << 20;
+
+/// Whether a side that has so many frames, of so many bytes in all, has enough for a stretch.
+pub fn is_enough(frames: usize, bytes: u64) -> bool {
+    frames >= STRETCH || bytes >= ENOUGH
+}
+
 /// How many frames partners may be apart; fewer where frames are so long that a stretch has fewer than four times as many.
 pub const REACH: usize = 8_192;
 

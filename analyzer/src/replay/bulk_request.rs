@@ -125,28 +125,14 @@ pub(super) fn run(
     let annotates = request.write.as_deref().is_some_and(|path| Container::of(path) == Container::PcapNg);
     let masks = golden.is_some() && !ignore.is_empty();
     let in_bulk = as_ethernet.is_nothing_to_do() && !annotates && !masks && !compares_sent && !request.observe;
-    let mut draws = Draws::default();
-    let mut attempted = if in_bulk { attempt(bulk::run, &draws, Kind::Result)? } else { Err(Detour::OneByOne) };
+    let drawn = Draws::default();
+    let mut attempted = if in_bulk { attempt(bulk::run, &drawn, Kind::Result)? } else { Err(Detour::OneByOne) };
     if let Err(Detour::OneByOne) = attempted {
-        attempted = attempt(one_by_one::run, &draws, Kind::Result)?;
+        attempted = attempt(one_by_one::run, &drawn, Kind::Result)?;
     }
     let Ok(mut result) = attempted else { return Ok(None) };
-    // A draw that decides what a director does stands in no field of a frame: it can only be tried.
-    if let Some(first) = result.trial.take().filter(|trial| !trial.doubts.is_empty() || !trial.later.is_empty()) {
-        let (mut first, mut agreed) = (Some(first), 0);
-        let trial = |draws: &Draws| {
-            let trial = first.take().or_else(|| {
-                let attempt = attempt(one_by_one::run, draws, Kind::Trial { further_than: agreed as u64 });
-                // The first replay had the same configuration and the same files, so no other failure is new.
-                let result = attempt.ok()?.ok()?;
-                Some(result.trial.unwrap_or(Trial { agreed: result.outcome.emitted.frames as usize, ..Trial::default() }))
-            });
-            let trial = trial.unwrap_or(Trial { differences: usize::MAX, ..Trial::default() });
-            agreed = trial.agreed.max(agreed);
-            trial
-        };
-        let settled;
-        (draws, settled) = settle(draws, trial, MOST_SETTLED);
+    if let Some(first) = result.trial.take() {
+        let (draws, settled) = decide(first, |draws, kind| attempt(one_by_one::run, draws, kind));
         if settled > 0 {
             let Ok(better) = attempt(one_by_one::run, &draws, Kind::Result)? else { return Ok(None) };
             result = better;
@@ -175,6 +161,23 @@ pub(super) fn run(
     std::mem::forget(result.director);
     let counted = outcome.services.clone();
     Ok(Some(Replayed { outcome, probes: Vec::new(), counted }))
+}
+
+/// Tries draws that decide what a director does, of which none stands in a field of a frame, after a first replay. Returns those with
+/// which a replay agrees best with the golden, and how many of them were settled.
+fn decide(first: Trial, mut attempt: impl FnMut(&Draws, Kind) -> Result<Attempt, Failure>) -> (Draws, usize) {
+    let (mut first, mut agreed) = (Some(first), 0);
+    let trial = |draws: &Draws| {
+        let trial = first.take().or_else(|| {
+            // The first replay had the same configuration and the same files, so no other failure is new.
+            let result = attempt(draws, Kind::Trial { further_than: agreed as u64 }).ok()?.ok()?;
+            Some(result.trial.unwrap_or(Trial { agreed: result.outcome.emitted.frames as usize, ..Trial::default() }))
+        });
+        let trial = trial.unwrap_or(Trial { differences: usize::MAX, ..Trial::default() });
+        agreed = trial.agreed.max(agreed);
+        trial
+    };
+    settle(Draws::default(), trial, MOST_SETTLED)
 }
 
 /// Whether the careful way is as good: the captures' frames are few, however well they are compressed.

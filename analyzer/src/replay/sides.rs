@@ -6,12 +6,9 @@ use super::decisions::FirstDifference;
 use super::frames::Frames;
 use super::known::Known;
 use super::session::InputFrame;
-use crate::compare::stretches::{STRETCH, Stretches};
+use crate::compare::stretches::{Stretches, is_enough};
 use crate::compare::{Comparison, Frame, Options};
 use lvscheck_engine::{Director, DirectorConfig, EmittedFrame, Nanos};
-
-/// Bytes of a side that are enough for a stretch, however few frames they are.
-const ENOUGH: u64 = 32 << 20;
 
 /// The frames of both sides that are not settled yet.
 pub(super) struct Sides {
@@ -21,7 +18,6 @@ pub(super) struct Sides {
     causes: Vec<Cause>,
     stretches: Stretches,
     first_difference: Option<FirstDifference>,
-    is_empty: bool,
 }
 
 /// Who has the words for what is found: the director that sent the actual frames, and what describes it.
@@ -36,30 +32,23 @@ impl Sides {
     pub(super) fn new(options: Options) -> Sides {
         let stretches = Stretches::new(options);
         let (expected, actual, causes) = Default::default();
-        Sides { expected, actual, causes, stretches, first_difference: None, is_empty: true }
+        Sides { expected, actual, causes, stretches, first_difference: None }
     }
 
     /// Takes an expected frame, as it was captured.
     pub(super) fn expect(&mut self, frame: InputFrame<'_>) {
-        self.is_empty = false;
         self.expected.push(frame);
     }
 
     /// Takes an actual frame, with its number.
     pub(super) fn take(&mut self, number: u64, frame: EmittedFrame<'_>, cause: Cause) {
-        self.is_empty = false;
         self.actual.push_emitted(number, frame);
         self.causes.push(cause);
     }
 
-    /// Whether no frame ever came.
-    pub(super) fn is_empty(&self) -> bool {
-        self.is_empty
-    }
-
     /// Whether there are frames enough to compare a stretch.
     pub(super) fn is_full(&self) -> bool {
-        [&self.expected, &self.actual].iter().any(|side| side.len() >= STRETCH || side.total_bytes() >= ENOUGH)
+        [&self.expected, &self.actual].iter().any(|side| is_enough(side.len(), side.total_bytes()))
     }
 
     /// Compares as much as can be of what came, or if that is `all` that comes, all of it. `interface` names those of expected frames.
