@@ -257,6 +257,20 @@ fn diff_of_two_captures() {
 }
 
 #[test]
+fn generated_directors_serve_jumbo_frames() {
+    for mode in ["dr", "nat", "tunnel", "fullnat"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (capture, director) = (path("jumbo.pcap"), path("director"));
+        let order = ["--flows", "10", "--packets", "100", "--size", "9018", "--mode", mode, "--director", &director];
+        assert!(lvscheck(&[&["-q", "generate", &capture], &order[..]].concat()).status.success());
+        let output = lvscheck(&["replay", &capture, "-c", &director, "--format", "json"]);
+        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(result["services"][0]["counters"]["in_packets"], 100, "{mode} {}", shown(&output, None));
+    }
+}
+
+#[test]
 fn diff_of_two_large_captures() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -56,6 +56,17 @@ fn local_address(family: Family, number: u16) -> IpAddr {
     }
 }
 
+/// The MTU of the director's links: Ethernet's, or what the longest frames need, with the header of a tunnel.
+fn mtu(args: &GenerateArgs) -> u32 {
+    const ETHERNET_AND_FCS: u32 = 18;
+    const IPV6_HEADER: u32 = 40;
+    match args.size.values().max().unwrap_or(0).saturating_sub(ETHERNET_AND_FCS) {
+        ..=1500 => 1500,
+        longest if args.mode == Method::Tunnel => longest + IPV6_HEADER,
+        longest => longest,
+    }
+}
+
 /// Writes `setup.sh` into the folder, which is made if it isn't there.
 pub(super) fn write(args: &GenerateArgs, recipe: &Recipe, folder: &Path) -> Result<(), GenerateError> {
     let path = folder.join("setup.sh");
@@ -73,7 +84,7 @@ fn script(args: &GenerateArgs, recipe: &Recipe) -> String {
     let families: Vec<Family> =
         [Family::Ipv4, Family::Ipv6].into_iter().filter(|family| args.family.values().any(|name| name.0 == *family)).collect();
     for (name, mac) in [(client_side, args.director_mac), (server_side, MacAddr([2, 0, 0, 0, 2, 0]))] {
-        lines.push(format!("ip link set {name} address {mac} mtu 1500 up"));
+        lines.push(format!("ip link set {name} address {mac} mtu {} up", mtu(args)));
     }
     if args.mode != Method::Fullnat {
         lines.push("sysctl -w net.ipv4.ip_forward=1".to_owned());
